@@ -1,0 +1,1 @@
+"""Parts that networks are wired from: residual stages, and heads."""

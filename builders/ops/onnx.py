@@ -1,0 +1,252 @@
+"""The onnx backend: a wiring as an ONNX graph.
+
+Node names are the checkpoint's layer names; values are tensor names. Batch norms are
+folded into the convolutions before them. The graph keeps to opset 17, which ONNX
+Runtime, Triton's ONNX Runtime backend and TensorRT's parser (8.6 and later) all read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from builders.ops import GEM_EPS, BatchNorm, Norm, Padding, pads
+from builders.ops.folding import InstanceNorm, fold, scale_and_shift
+
+if TYPE_CHECKING:
+    from builders.spec import Image, Model
+
+OPSET = 17
+IR_VERSION = 8
+L2_EPS = 1e-12
+"""torch.nn.functional.normalize's floor under the norm."""
+
+Array = npt.NDArray[np.generic]
+
+
+def onnx_from_model(model: Model, arrays: Mapping[str, Array]) -> onnx.ModelProto:
+    """`model` with `arrays` as weights; inputs UINT8 [N, H, W, 3], outputs FP32.
+
+    Raises onnx.checker.ValidationError where the graph is not valid ONNX.
+    """
+    ops = OnnxOps(arrays)
+    images = [ops.image(image) for image in model.images]
+    values: Mapping[str, str] = model.network(ops, *images)
+    for name, value in values.items():
+        ops.node("Identity", [value], name, output=name)
+    graph = helper.make_graph(
+        ops.nodes,
+        model.name,
+        [
+            helper.make_tensor_value_info(
+                tensor.name, TensorProto.UINT8, ["N", *tensor.shape]
+            )
+            for tensor in model.inputs
+        ],
+        [
+            helper.make_tensor_value_info(
+                tensor.name, TensorProto.FLOAT, ["N", *tensor.shape]
+            )
+            for tensor in model.output_tensors
+        ],
+        list(ops.initializers.values()),
+    )
+    proto = helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="personserve",
+        producer_version=version("personserve"),
+    )
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+class OnnxOps:
+    """`Ops` over tensor names; collects `nodes` and `initializers`."""
+
+    def __init__(self, weights: Mapping[str, Array]) -> None:
+        self._weights = weights
+        self._counts: dict[str, int] = {}
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: dict[str, onnx.TensorProto] = {}
+
+    def node(
+        self,
+        kind: str,
+        inputs: list[str],
+        name: str | None = None,
+        *,
+        output: str | None = None,
+        **attributes: Any,
+    ) -> str:
+        """Append a node and return its output's name. Unnamed ones are numbered."""
+        if name is None:
+            name = f"{kind.lower()}_{self._count(kind)}"
+        output = output or f"{name}:out"
+        self.nodes.append(
+            helper.make_node(kind, inputs, [output], name=name, **attributes)
+        )
+        return output
+
+    def constant(self, name: str, array: Array) -> str:
+        """An initializer; the same name is stored once."""
+        if name not in self.initializers:
+            self.initializers[name] = numpy_helper.from_array(
+                np.ascontiguousarray(array), name
+            )
+        return name
+
+    def _count(self, kind: str) -> int:
+        self._counts[kind] = self._counts.get(kind, 0) + 1
+        return self._counts[kind]
+
+    def image(self, image: Image) -> str:
+        # permuted while a pixel is one byte, normalised while channels are planes:
+        # both are several times cheaper for ONNX Runtime than the other way round
+        name = image.name
+        x = self.node("Transpose", [name], f"{name}.to_nchw", perm=[0, 3, 1, 2])
+        if image.order == "BGR":
+            order = self.constant(f"{name}.order", np.array([2, 1, 0]))
+            x = self.node("Gather", [x, order], f"{name}.swap", axis=1)
+        x = self.node("Cast", [x], f"{name}.cast", to=TensorProto.FLOAT)
+        mean = self.constant(f"{name}.mean", _per_channel(image.mean))
+        std = self.constant(f"{name}.std", _per_channel(image.std))
+        x = self.node("Sub", [x, mean], f"{name}.minus_mean")
+        return self.node("Div", [x, std], f"{name}.over_std")
+
+    def convolution(
+        self,
+        x: str,
+        name: str,
+        channels: int,
+        *,
+        kernel: int,
+        stride: int = 1,
+        padding: Padding = 0,
+        groups: int = 1,
+        bias: bool = False,
+        norm: Norm | None = None,
+    ) -> str:
+        folded = fold(self._weights, name, bias=bias, norm=norm)
+        inputs = [x, self.constant(f"{name}.weight", folded.weight)]
+        if folded.bias is not None:
+            inputs.append(self.constant(f"{name}.bias", folded.bias))
+        before, after = pads(padding)
+        x = self.node(
+            "Conv",
+            inputs,
+            name,
+            kernel_shape=[kernel, kernel],
+            strides=[stride, stride],
+            pads=[before, before, after, after],
+            group=groups,
+        )
+        if folded.instance_norm is None:
+            return x
+        return self._split_instance_norm(x, folded.instance_norm, channels)
+
+    def _split_instance_norm(self, x: str, norm: InstanceNorm, channels: int) -> str:
+        sizes = self.constant(
+            f"{norm.name}.split", np.array([norm.channels, channels - norm.channels])
+        )
+        instance, batch = f"{norm.name}:in", f"{norm.name}:rest"
+        self.nodes.append(
+            helper.make_node(
+                "Split", [x, sizes], [instance, batch], f"{norm.name}.split", axis=1
+            )
+        )
+        scale = self.constant(f"{norm.name}.weight", norm.scale)
+        shift = self.constant(f"{norm.name}.bias", norm.shift)
+        instance = self.node(
+            "InstanceNormalization",
+            [instance, scale, shift],
+            norm.name,
+            epsilon=norm.eps,
+        )
+        return self.node("Concat", [instance, batch], f"{norm.name}.join", axis=1)
+
+    def batch_norm(self, x: str, norm: BatchNorm) -> str:
+        scale, shift = (
+            array.astype(np.float32)[:, None, None]
+            for array in scale_and_shift(self._weights, norm)
+        )
+        x = self.node(
+            "Mul", [x, self.constant(f"{norm.name}.scale", scale)], f"{norm.name}.mul"
+        )
+        return self.node(
+            "Add", [x, self.constant(f"{norm.name}.shift", shift)], norm.name
+        )
+
+    def relu(self, x: str) -> str:
+        return self.node("Relu", [x])
+
+    def sigmoid(self, x: str) -> str:
+        return self.node("Sigmoid", [x])
+
+    def max_pool(
+        self,
+        x: str,
+        *,
+        kernel: int,
+        stride: int,
+        padding: Padding = 0,
+        ceil: bool = False,
+    ) -> str:
+        before, after = pads(padding)
+        return self.node(
+            "MaxPool",
+            [x],
+            kernel_shape=[kernel, kernel],
+            strides=[stride, stride],
+            pads=[before, before, after, after],
+            ceil_mode=int(ceil),
+        )
+
+    def average_pool(self, x: str, *, kernel: int, stride: int) -> str:
+        return self.node(
+            "AveragePool",
+            [x],
+            kernel_shape=[kernel, kernel],
+            strides=[stride, stride],
+        )
+
+    def gem_pool(self, x: str, name: str) -> str:
+        power = self._weights[f"{name}.p"].astype(np.float32)
+        exponent = self.constant(f"{name}.p", power)
+        inverse = self.constant(f"{name}.inverse_p", np.float32(1.0) / power)
+        floor = self.constant(f"{name}.eps", np.float32(GEM_EPS))
+        x = self.node("Max", [x, floor], f"{name}.clamp")
+        x = self.node("Pow", [x, exponent], f"{name}.pow")
+        x = self.node("ReduceMean", [x], f"{name}.mean", axes=[2, 3], keepdims=1)
+        return self.node("Pow", [x, inverse], f"{name}.root")
+
+    def add(self, a: str, b: str) -> str:
+        return self.node("Add", [a, b])
+
+    def flatten(self, x: str) -> str:
+        return self.node("Flatten", [x], axis=1)
+
+    def linear(self, x: str, name: str, features: int) -> str:
+        weight = self.constant(
+            f"{name}.weight", self._weights[f"{name}.weight"].astype(np.float32)
+        )
+        bias = self.constant(
+            f"{name}.bias", self._weights[f"{name}.bias"].astype(np.float32)
+        )
+        return self.node("Gemm", [x, weight, bias], name, transB=1)
+
+    def l2_norm(self, x: str) -> str:
+        length = self.node("ReduceL2", [x], axes=[-1], keepdims=1)
+        floor = self.constant("l2_norm.eps", np.float32(L2_EPS))
+        return self.node("Div", [x, self.node("Max", [length, floor])])
+
+
+def _per_channel(values: Sequence[float]) -> npt.NDArray[np.float32]:
+    return np.array(values, np.float32).reshape(1, -1, 1, 1)

@@ -1,0 +1,85 @@
+"""How far two runs of the same network are apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from builders.spec import Model, Tolerance
+from builders.weights import noise_crops
+
+FloatArray = npt.NDArray[np.float32]
+
+PARITY_SEED = 1
+PARITY_CROPS = 5
+
+
+class ParityError(ValueError):
+    """A backend's numbers are outside the model's tolerance."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """`outside` of `total` values are further from the reference than allowed."""
+
+    output: str
+    max_abs: float
+    outside: int
+    total: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.output}: {self.outside} of {self.total} values outside, "
+            f"largest difference {self.max_abs:.2e}"
+        )
+
+
+def parity_crops(model: Model) -> dict[str, npt.NDArray[np.uint8]]:
+    """Seeded crops for `model`: smooth noise, and one of independent pixels."""
+    crops: dict[str, npt.NDArray[np.uint8]] = {}
+    for number, image in enumerate(model.images):
+        seed = PARITY_SEED + number
+        crops[image.name] = noise_crops(image, PARITY_CROPS, seed)
+        rng = np.random.default_rng(seed)
+        crops[image.name][-1] = rng.integers(
+            0, 256, image.tensor.shape, dtype=np.uint8
+        )
+    return crops
+
+
+def differences(
+    got: Mapping[str, FloatArray],
+    reference: Mapping[str, FloatArray],
+    tolerance: Tolerance,
+) -> list[Difference]:
+    """One Difference an output; NaN and infinity count as outside."""
+    result = []
+    for name, expected in reference.items():
+        close = np.isclose(got[name], expected, tolerance.rtol, tolerance.atol)
+        gap = np.abs(got[name].astype(np.float64) - expected)
+        result.append(
+            Difference(
+                name, float(gap.max()), int(np.count_nonzero(~close)), close.size
+            )
+        )
+    return result
+
+
+def require_parity(
+    got: Mapping[str, FloatArray],
+    reference: Mapping[str, FloatArray],
+    tolerance: Tolerance,
+    what: str,
+) -> list[Difference]:
+    """The differences, if all are within `tolerance`. Raises ParityError otherwise."""
+    found = differences(got, reference, tolerance)
+    bad = [str(difference) for difference in found if difference.outside]
+    if bad:
+        raise ParityError(
+            f"{what} differs from the torch reference by more than rtol "
+            f"{tolerance.rtol:g}, atol {tolerance.atol:g}: {'; '.join(bad)}"
+        )
+    return found

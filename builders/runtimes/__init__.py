@@ -1,0 +1,1 @@
+"""Triton Python models that run what was built; `build` copies them to repositories."""

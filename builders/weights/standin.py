@@ -1,0 +1,94 @@
+"""Stand-in weights: seeded random values in a model's layout, for when there is no
+checkpoint. They know nothing about people, and everything that uses them says so.
+
+Batch-norm statistics are measured on seeded noise pictures, as training would, so that
+activations keep their scale and different crops get different answers; statistics
+drawn at random give a network that answers 1.0 to everything and tests nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from builders.ops import BatchNorm
+from builders.ops.shape import Entry
+from builders.spec import Image, Model
+from builders.weights.checkpoint import Array, StandIn, Weights
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PICTURES = 16
+GRID_HW = (8, 4)
+"""Noise pictures are this many random colours, smoothly enlarged: large shapes, as
+clothes and backgrounds make them."""
+
+
+def stand_in_weights(model: Model, seed: int = 0) -> Weights:
+    """Weights of `model` made from `seed`."""
+    arrays = {
+        key: _values(key, entry, np.random.default_rng([seed, crc32(key.encode())]))
+        for key, entry in model.survey.layout.items()
+        if entry.kind != "counter"
+    }
+    crops = {image.name: noise_crops(image, PICTURES, seed) for image in model.images}
+    _settle(model, arrays, crops)
+    return Weights(arrays, StandIn(seed))
+
+
+def noise_crops(image: Image, count: int, seed: int) -> npt.NDArray[np.uint8]:
+    """Seeded smooth noise pictures for `image`, UINT8 [count, H, W, 3]."""
+    rng = np.random.default_rng(seed)
+    grids = rng.integers(0, 256, (count, *GRID_HW, 3), dtype=np.uint8)
+    size_wh = (image.width, image.height)
+    crops = np.empty((count, image.height, image.width, 3), np.uint8)
+    for grid, crop in zip(grids, crops, strict=True):
+        cv2.resize(grid, size_wh, dst=crop, interpolation=cv2.INTER_CUBIC)
+    return crops
+
+
+def _values(key: str, entry: Entry, rng: np.random.Generator) -> Array:
+    shape, part = entry.shape, key.rpartition(".")[2]
+    if len(shape) > 1:
+        # He: keeps the variance through a ReLU
+        fan_in = int(np.prod(shape[1:]))
+        values = rng.normal(0.0, np.sqrt(2.0 / fan_in), shape)
+    elif part == "p":
+        values = rng.uniform(2.5, 3.5, shape)
+    elif part in {"weight", "running_var"}:
+        values = rng.uniform(0.5, 1.5, shape)
+    else:
+        values = rng.normal(0.0, 0.1, shape)
+    return values.astype(np.float32)
+
+
+def _settle(
+    model: Model,
+    arrays: Mapping[str, Array],
+    crops: Mapping[str, npt.NDArray[np.uint8]],
+) -> None:
+    """Overwrite every running mean and variance in `arrays` with those of `crops`."""
+    import torch
+
+    from builders.ops.torch import TorchOps
+
+    class Settling(TorchOps):
+        def batch_norm(self, x: Tensor, norm: BatchNorm) -> Tensor:
+            axes = [axis for axis in range(x.ndim) if axis != 1]
+            variance, mean = torch.var_mean(x, dim=axes)
+            self._weights[f"{norm.name}.running_mean"].copy_(mean)
+            self._weights[f"{norm.name}.running_var"].copy_(variance)
+            return super().batch_norm(x, norm)
+
+    # from_numpy shares memory, so what is measured lands in `arrays`
+    weights = {key: torch.from_numpy(array) for key, array in arrays.items()}
+    pixels = {name: torch.from_numpy(array) for name, array in crops.items()}
+    ops = Settling(weights, pixels)
+    with torch.inference_mode():
+        model.network(ops, *(ops.image(image) for image in model.images))

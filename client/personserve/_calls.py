@@ -1,0 +1,253 @@
+"""Every call of the client as a generator that does no I/O.
+
+A call yields requests and is sent their replies; its return value is the result. The
+sync client drives it with plain calls, an async one can with `await`; neither knows
+what a call does, so there is one implementation of everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import numpy as np
+import numpy.typing as npt
+
+from personserve._crops import CropShape, Pixels, resized, swap_channels
+from personserve._errors import IncompatibleServerError, InvalidInputError
+from personserve._results import Gender, People, Person
+from personserve._transport import (
+    Array,
+    DescribeModel,
+    Infer,
+    ModelDescription,
+    Request,
+)
+
+T = TypeVar("T")
+Call = Generator[Request, Any, T]
+"""A call in progress: yields requests, is sent replies, returns its result."""
+
+Frame = npt.NDArray[np.uint8] | bytes | str | PathLike[str]
+Boxes = npt.ArrayLike
+
+FRAME_MODEL = "person_attributes"
+CROPS_MODEL = "person_attributes_crops"
+
+MAX_FRAME_BYTES = 512 << 20
+"""Triton's gRPC messages end at 2 GiB; no picture worth sending comes near this."""
+
+
+@dataclass
+class Calls:
+    """The calls of one client, and what it has learnt about the server's models."""
+
+    _known: dict[str, ModelDescription] = field(default_factory=dict)
+
+    def attributes(self, frame: Frame, boxes: Boxes) -> Call[People]:
+        """See Client.attributes."""
+        wanted = _boxes(boxes)
+        pixels = _frame(frame)
+        if len(wanted) == 0:
+            return _nobody()
+        model = yield from self._describe(FRAME_MODEL)
+        people = []
+        for part in _parts(wanted, _max_people(model)):
+            inputs = {"frame": pixels, "boxes": part}
+            people.append((yield from self._people(model, inputs, part)))
+        return _joined(people)
+
+    def attributes_of_crops(self, crops: Sequence[Pixels] | Pixels) -> Call[People]:
+        """See Client.attributes_of_crops."""
+        _check_crops(crops)
+        if len(crops) == 0:
+            return _nobody()
+        model = yield from self._describe(CROPS_MODEL)
+        people = []
+        for part in _parts(crops, _max_people(model)):
+            inputs = {
+                tensor.name: _resized(part, _crop_shape(model, tensor.name))
+                for tensor in model.inputs
+            }
+            people.append((yield from self._people(model, inputs, None)))
+        return _joined(people)
+
+    def infer(self, model: str, arrays: Mapping[str, Array]) -> Call[dict[str, Array]]:
+        """See Client.infer."""
+        known = yield from self._describe(model)
+        _check_inputs(known, arrays)
+        reply: dict[str, Array] = yield Infer(model, arrays, uuid4().hex)
+        return reply
+
+    def describe(self, model: str) -> Call[ModelDescription]:
+        """See Client.describe."""
+        return (yield from self._describe(model))
+
+    def _describe(self, model: str) -> Call[ModelDescription]:
+        if model not in self._known:
+            self._known[model] = yield DescribeModel(model)
+        return self._known[model]
+
+    def _people(
+        self,
+        model: ModelDescription,
+        inputs: Mapping[str, Array],
+        boxes: npt.NDArray[np.float32] | None,
+    ) -> Call[People]:
+        reply = yield Infer(model.name, inputs, uuid4().hex)
+        try:
+            probabilities = reply["female_probability"][:, 0]
+            embeddings = reply["embedding"]
+            labels = model.parameters["female_probability.labels"].split(",")
+            threshold = float(model.parameters["female_probability.threshold"])
+        except KeyError as exc:
+            raise IncompatibleServerError(
+                f"the server's model has no {exc}; this client needs the model "
+                "repository of its own version",
+                model=model.name,
+            ) from exc
+        persons = tuple(
+            Person(
+                Gender(float(probability), labels[int(probability >= threshold)]),
+                embedding,
+                None if boxes is None else _box(boxes[index]),
+            )
+            for index, (probability, embedding) in enumerate(
+                zip(probabilities, embeddings, strict=True)
+            )
+        )
+        stand_ins = model.parameters.get("stand_in_weights", "")
+        return People(
+            persons,
+            probabilities,
+            embeddings,
+            tuple(stand_ins.split(",")) if stand_ins else (),
+        )
+
+
+def _frame(frame: Frame) -> Pixels:
+    """`frame` as the server takes it: raw [H, W, 3], or encoded [1, 1, bytes]."""
+    if isinstance(frame, str | PathLike):
+        path = Path(frame)
+        try:
+            frame = path.read_bytes()
+        except OSError as exc:
+            raise InvalidInputError(f"frame: cannot read {path}: {exc}") from exc
+    if isinstance(frame, bytes | bytearray | memoryview):
+        if not 0 < len(frame) <= MAX_FRAME_BYTES:
+            raise InvalidInputError(
+                f"frame: {len(frame)} bytes; expected a JPEG, PNG or WebP of up to "
+                f"{MAX_FRAME_BYTES:,} bytes"
+            )
+        return np.frombuffer(frame, np.uint8).reshape(1, 1, -1)
+    _check_picture(frame, "frame")
+    return frame
+
+
+def _check_picture(picture: Any, what: str) -> None:
+    if not isinstance(picture, np.ndarray):
+        raise InvalidInputError(
+            f"{what}: expected a UINT8 array [H, W, 3] in BGR order, got "
+            f"{type(picture).__name__}"
+        )
+    if (
+        picture.dtype != np.uint8
+        or picture.ndim != 3
+        or picture.shape[2] != 3
+        or picture.size == 0
+    ):
+        raise InvalidInputError(
+            f"{what}: expected a UINT8 array [H, W, 3] in BGR order, got "
+            f"{picture.dtype} {list(picture.shape)}"
+        )
+
+
+def _check_crops(crops: Sequence[Pixels] | Pixels) -> None:
+    for index, crop in enumerate(crops):
+        _check_picture(crop, f"crop {index}")
+
+
+def _boxes(boxes: Boxes) -> npt.NDArray[np.float32]:
+    try:
+        array = np.asarray(boxes, np.float32)
+    except (TypeError, ValueError) as exc:
+        raise InvalidInputError(
+            f"boxes: expected numbers [N, 4] (x0, y0, x1, y1): {exc}"
+        ) from exc
+    if array.size == 0:
+        return np.empty((0, 4), np.float32)
+    if array.ndim != 2 or array.shape[1] != 4:
+        raise InvalidInputError(
+            f"boxes: expected [N, 4] (x0, y0, x1, y1), got {list(array.shape)}"
+        )
+    return array
+
+
+def _box(box: npt.NDArray[np.float32]) -> tuple[float, float, float, float]:
+    x0, y0, x1, y1 = (float(value) for value in box)
+    return x0, y0, x1, y1
+
+
+def _parts(items: Any, maximum: int) -> list[Any]:
+    """`items` in order, in as few parts as `maximum` allows, of like size."""
+    count = -(-len(items) // maximum)
+    bounds = np.linspace(0, len(items), count + 1).round().astype(int)
+    return [items[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+
+
+def _max_people(model: ModelDescription) -> int:
+    try:
+        return int(model.parameters["max_people"])
+    except KeyError as exc:
+        raise IncompatibleServerError(
+            "the server's model does not say max_people; render its config again",
+            model=model.name,
+        ) from exc
+
+
+def _crop_shape(model: ModelDescription, tensor: str) -> CropShape:
+    (shape,) = (t.shape for t in model.inputs if t.name == tensor)
+    return CropShape(
+        shape[-3], shape[-2], model.parameters[f"{tensor}.interpolation"]
+    )
+
+
+def _resized(crops: Sequence[Pixels], shape: CropShape) -> Pixels:
+    """BGR crops of any size as RGB [N, height, width, 3]."""
+    out = np.stack([resized(crop, shape) for crop in crops])
+    swap_channels(out)
+    return out
+
+
+def _check_inputs(model: ModelDescription, arrays: Mapping[str, Array]) -> None:
+    expected = {t.name: t for t in model.inputs}
+    if set(arrays) != set(expected):
+        raise InvalidInputError(
+            f"expected inputs {sorted(expected)}, got {sorted(arrays)}",
+            model=model.name,
+        )
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise InvalidInputError(
+                f"{name}: expected a NumPy array, got {type(array).__name__}",
+                model=model.name,
+            )
+
+
+def _nobody() -> People:
+    return People((), np.empty(0, np.float32), np.empty((0, 0), np.float32))
+
+
+def _joined(parts: Sequence[People]) -> People:
+    if len(parts) == 1:
+        return parts[0]
+    return People(
+        tuple(person for part in parts for person in part),
+        np.concatenate([part.female_probabilities for part in parts]),
+        np.concatenate([part.embeddings for part in parts]),
+        parts[0].stand_in_weights,
+    )

@@ -1,0 +1,82 @@
+"""Every error that the client raises, and which server status becomes which.
+
+    PersonServeError
+    ├── InvalidInputError       (also ValueError) the call's own data is wrong
+    ├── ServerUnavailableError  nothing answers at the address, or it shuts down
+    ├── ModelUnavailableError   the server runs, but not this model
+    ├── RequestTimeoutError     (also TimeoutError) no answer within timeout_s
+    ├── IncompatibleServerError the server's models are not what this client knows
+    └── ServerError             the server failed, or refused for another reason
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class PersonServeError(Exception):
+    """Base of all. `model` and `request_id` are None where there was no request."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        model: str | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.model = model
+        self.request_id = request_id
+
+    def __str__(self) -> str:
+        about = ", ".join(
+            f"{what} {value}"
+            for what, value in (("model", self.model), ("request", self.request_id))
+            if value
+        )
+        return f"{super().__str__()} ({about})" if about else super().__str__()
+
+
+class InvalidInputError(PersonServeError, ValueError):
+    """Frames, boxes, crops or arguments that cannot be used."""
+
+
+class ServerUnavailableError(PersonServeError):
+    """No server answers at the address."""
+
+
+class ModelUnavailableError(PersonServeError):
+    """The server does not have the model, or has not loaded it."""
+
+
+class RequestTimeoutError(PersonServeError, TimeoutError):
+    """No answer within timeout_s; the server may still have done the work."""
+
+
+class IncompatibleServerError(PersonServeError):
+    """The server's model lacks something this client needs."""
+
+
+class ServerError(PersonServeError):
+    """The server failed while answering, or refused for a reason of its own."""
+
+
+STATUS_ERRORS: Mapping[str, type[PersonServeError]] = {
+    "CANCELLED": ServerError,
+    "UNKNOWN": ServerError,
+    "INVALID_ARGUMENT": InvalidInputError,
+    "DEADLINE_EXCEEDED": RequestTimeoutError,
+    "NOT_FOUND": ModelUnavailableError,
+    "ALREADY_EXISTS": ServerError,
+    "PERMISSION_DENIED": ServerError,
+    "RESOURCE_EXHAUSTED": ServerError,
+    "FAILED_PRECONDITION": ServerError,
+    "ABORTED": ServerError,
+    "OUT_OF_RANGE": InvalidInputError,
+    "UNIMPLEMENTED": IncompatibleServerError,
+    "INTERNAL": ServerError,
+    "UNAVAILABLE": ServerUnavailableError,
+    "DATA_LOSS": ServerError,
+    "UNAUTHENTICATED": ServerError,
+}
+"""Error by gRPC status. A test holds it against grpc.StatusCode."""

@@ -1,0 +1,1 @@
+"""Models that join others: each file or folder declares `MODEL`."""
