@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -58,20 +59,24 @@ def main() -> None:
 def list_models() -> None:
     """What is declared, and what of it is built."""
     repository = Repository()
-    table = Table("model", "inputs", "outputs", "parameters", "GMACs", "weights", "cpu")
+    table = Table(box=SIMPLE)
+    for heading in ("model", "crops", "parameters", "GMACs", "weights", "cpu"):
+        table.add_column(heading, no_wrap=heading == "model")
     for declaration in catalogue().values():
-        network = isinstance(declaration, Model)
-        survey = declaration.survey if isinstance(declaration, Model) else None
+        crops, size, macs, weights = "", "", "", ""
+        if isinstance(declaration, Model):
+            crops = ", ".join(f"{i.height}x{i.width}" for i in declaration.images)
+            size = f"{declaration.survey.parameters:,}"
+            macs = f"{declaration.survey.total_macs / 1e9:.2f}"
+            weights = str(repository.origin(declaration.name))
+        built = building.is_built(declaration, repository, "cpu")
         table.add_row(
             declaration.name,
-            _tensors(declaration.inputs),
-            _tensors(declaration.output_tensors),
-            f"{survey.parameters:,}" if survey else "",
-            f"{survey.total_macs / 1e9:.2f}" if survey else "",
-            str(repository.origin(declaration.name)) if network else "",
-            "built"
-            if building.is_built(declaration, repository, "cpu")
-            else "not built",
+            crops,
+            size,
+            macs,
+            weights.partition(",")[0],
+            "built" if built else "-",
         )
     console.print(table)
 
@@ -129,25 +134,28 @@ def build_all(
 ) -> None:
     """Build `chosen` and what joins them, with a line of progress each."""
     building.render(repository)
-    with _progress() as progress:
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    ) as progress:
+        task = progress.add_task("", total=None)
         for model in chosen:
-            task = progress.add_task(model.name, total=None, doing="starting")
 
-            def report(doing: str, task: Any = task) -> None:
-                progress.update(task, doing=doing)
+            def report(doing: str, name: str = model.name) -> None:
+                progress.update(task, description=f"{name}: {doing}")
 
             origin = building.choose_weights(
                 model, repository, weights, stand_in=stand_in
             )
             built = building.BUILDERS[target](model, origin, repository, report)
-            untrained = isinstance(origin, StandIn)
-            progress.update(
-                task,
-                total=1,
-                completed=1,
-                doing=("built" if built.fresh else "up to date")
-                + f", differs from torch by {built.parity}"
-                + (" [yellow]STAND-IN WEIGHTS[/yellow]" if untrained else ""),
+            console.print(
+                f"{'built     ' if built.fresh else 'up to date'} {model.name}: "
+                f"differs from torch by {built.parity}; weights: {origin}",
+                highlight=False,
+                soft_wrap=True,
             )
     building.build_joints(repository)
 
@@ -228,25 +236,8 @@ def demo(
         show.run(repository, source, output, boxes, frames, console)
 
 
-def _tensors(tensors: Any) -> str:
-    return "\n".join(
-        f"{t.name} {t.data_type} [{', '.join('*' if d < 0 else str(d) for d in t.shape)}]"
-        for t in tensors
-    )
-
-
 def _relative(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
-
-
-def _progress() -> Progress:
-    return Progress(
-        SpinnerColumn(finished_text="[green]✓[/green]"),
-        TextColumn("{task.description}"),
-        TextColumn("{task.fields[doing]}"),
-        TimeElapsedColumn(),
-        console=console,
-    )
 
 
 def _warn_of_stand_ins(repository: Repository, names: list[str]) -> None:

@@ -73,7 +73,7 @@ def _settle(
     arrays: Mapping[str, Array],
     crops: Mapping[str, npt.NDArray[np.uint8]],
 ) -> None:
-    """Overwrite every running mean and variance in `arrays` with those of `crops`."""
+    """Overwrite the running means and variances in `arrays` with those of `crops`."""
     import torch
 
     from builders.ops.torch import TorchOps
@@ -85,6 +85,12 @@ def _settle(
             self._weights[f"{norm.name}.running_mean"].copy_(mean)
             self._weights[f"{norm.name}.running_var"].copy_(variance)
             return super().batch_norm(x, norm)
+
+        def linear(self, x: Tensor, name: str, features: int) -> Tensor:
+            # centred, so that a probability falls on both sides of its threshold
+            mean = super().linear(x, name, features).mean(dim=0)
+            self._weights[f"{name}.bias"].sub_(mean)
+            return super().linear(x, name, features)
 
     # from_numpy shares memory, so what is measured lands in `arrays`
     weights = {key: torch.from_numpy(array) for key, array in arrays.items()}

@@ -55,10 +55,16 @@ class Calls:
         if len(wanted) == 0:
             return _nobody()
         model = yield from self._describe(FRAME_MODEL)
-        people = []
+        people: list[People] = []
         for part in _parts(wanted, _max_people(model)):
             inputs = {"frame": pixels, "boxes": part}
-            people.append((yield from self._people(model, inputs, part)))
+            try:
+                people.append((yield from self._people(model, inputs, part)))
+            except InvalidInputError as exc:
+                first = sum(len(answered) for answered in people)
+                if first:  # the server counts boxes from the part's first
+                    raise InvalidInputError(f"after box {first - 1}: {exc}") from exc
+                raise
         return _joined(people)
 
     def attributes_of_crops(self, crops: Sequence[Pixels] | Pixels) -> Call[People]:

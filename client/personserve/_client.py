@@ -111,7 +111,12 @@ class Client:
         try:
             request = next(call)
             while True:
-                request = call.send(self._transport.send(request, timeout_s))
+                try:
+                    reply = self._transport.send(request, timeout_s)
+                except PersonServeError as exc:
+                    request = call.throw(exc)
+                else:
+                    request = call.send(reply)
         except StopIteration as stop:
             result: T = stop.value
             return result

@@ -1,0 +1,86 @@
+"""The shape backend against the published figures and layouts."""
+
+from __future__ import annotations
+
+import pytest
+
+from builders.catalogue import models
+from builders.ops import BatchNorm, Ops, V, WiringError
+from builders.ops.shape import ShapeOps
+from builders.repository import ROOT
+
+FACTS = ROOT.parent / "shared" / "facts"
+MODELS = {model.name: model for model in models()}
+
+FIGURES = {
+    # keys, parameters, MACs: seed 000's print-out; FastReID without its classifier
+    "person_gender": (113, 4_029_761, 1_460_387_968),
+    "person_reid_kd_r18": (138, 11_177_537, 2_984_509_440),
+}
+LAYOUTS = {
+    "person_gender": "gender_net_seed000.txt",
+    "person_reid_kd_r18": "fastreid_kd_r18_ibn_distill.txt",
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_are_the_published_ones(name: str) -> None:
+    survey = MODELS[name].survey
+    assert (len(survey.layout), survey.parameters, survey.total_macs) == FIGURES[name]
+
+
+def test_macs_of_single_layers() -> None:
+    macs = MODELS["person_gender"].survey.macs
+    assert macs["backbone.conv1"] == 118_013_952
+    assert macs["backbone.layer1.0.conv1"] == 115_605_504
+    assert macs["backbone.layer2.0.downsample.0"] == 6_422_528
+    assert macs["gender_classifier.linear_layers.linear.1"] == 128
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layouts_are_the_published_ones(name: str) -> None:
+    path = FACTS / LAYOUTS[name]
+    if not path.is_file():
+        pytest.skip(f"{path.name} is not beside the checkout (../shared/facts)")
+    published = {}
+    for line in path.read_text().splitlines():
+        if line and not line.startswith("#"):
+            key, _, shape = line.partition(" ")
+            numbers = shape.strip("()").split(",")
+            published[key] = tuple(int(n) for n in numbers if n.strip())
+    published.pop("heads.weight", None)  # dropped by declaration
+    survey = MODELS[name].survey
+    assert {key: entry.shape for key, entry in survey.layout.items()} == published
+
+
+def _mismatched_add(ops: Ops[V], x: V) -> V:
+    y = ops.convolution(x, "a", 8, kernel=3, stride=2, padding=1)
+    return ops.add(x, y)
+
+
+def _shared_name(ops: Ops[V], x: V) -> V:
+    x = ops.convolution(x, "a", 8, kernel=3, norm=BatchNorm("b"))
+    return ops.convolution(x, "a", 8, kernel=3)
+
+
+def _linear_on_an_image(ops: Ops[V], x: V) -> V:
+    return ops.linear(x, "a", 1)
+
+
+def _window_too_large(ops: Ops[V], x: V) -> V:
+    return ops.average_pool(x, kernel=9, stride=9)
+
+
+@pytest.mark.parametrize(
+    ("wiring", "message"),
+    [
+        (_mismatched_add, "shapes"),
+        (_shared_name, "share a name"),
+        (_linear_on_an_image, "flatten first"),
+        (_window_too_large, "does not fit"),
+    ],
+)
+def test_wirings_that_do_not_fit_say_why(wiring: object, message: str) -> None:
+    assert callable(wiring)
+    with pytest.raises(WiringError, match=message):
+        wiring(ShapeOps(), (3, 8, 8))

@@ -1,0 +1,190 @@
+"""Reading checkpoints: what is read, and what is refused in which words."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+from builders.models import person_gender, person_reid_kd_r18
+from builders.weights import (
+    CheckpointError,
+    load_weights,
+    read_arrays,
+    stand_in_weights,
+)
+from builders.weights.wts import read_wts, write_wts
+
+GENDER = person_gender.MODEL
+REID = person_reid_kd_r18.MODEL
+
+
+@pytest.fixture(scope="module")
+def arrays() -> dict[str, Any]:
+    """A whole gender checkpoint, counters included."""
+    arrays = dict(stand_in_weights(GENDER, seed=3).arrays)
+    for key, entry in GENDER.survey.layout.items():
+        if entry.kind == "counter":
+            arrays[key] = np.array(7, np.int64)
+    return arrays
+
+
+def _save_pth(path: Path, arrays: dict[str, Any], container: str | None = None) -> None:
+    state: Any = {key: torch.from_numpy(np.array(a)) for key, a in arrays.items()}
+    torch.save({container: state, "epoch": 3} if container else state, path)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors", ".wts"])
+def test_every_format_gives_the_same_weights(
+    tmp_path: Path, arrays: dict[str, Any], suffix: str
+) -> None:
+    path = tmp_path / f"gender{suffix}"
+    if suffix == ".safetensors":
+        save_file({k: np.array(v) for k, v in arrays.items()}, path)
+    elif suffix == ".wts":
+        write_wts(path, arrays)
+    else:
+        _save_pth(path, arrays)
+    loaded = load_weights(GENDER, path).arrays
+    assert len(loaded) == 97
+    for key, array in loaded.items():
+        np.testing.assert_array_equal(array, arrays[key])
+        assert array.dtype == np.float32
+
+
+@pytest.mark.parametrize("container", ["model", "state_dict"])
+def test_training_containers_and_module_prefixes(
+    tmp_path: Path, arrays: dict[str, Any], container: str
+) -> None:
+    path = tmp_path / "gender.pth"
+    _save_pth(path, {f"module.{k}": v for k, v in arrays.items()}, container)
+    assert set(load_weights(GENDER, path).arrays) <= set(arrays)
+
+
+def test_old_checkpoints_without_counters_load(
+    tmp_path: Path, arrays: dict[str, Any]
+) -> None:
+    path = tmp_path / "gender.pth"
+    _save_pth(path, {k: v for k, v in arrays.items() if "num_batches" not in k})
+    assert len(load_weights(GENDER, path).arrays) == 97
+
+
+def test_keys_on_the_dropped_list_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "reid.pth"
+    arrays = dict(stand_in_weights(REID).arrays)
+    arrays["heads.weight"] = np.ones((751, 512), np.float32)
+    arrays["pixel_mean"] = np.ones((1, 3, 1, 1), np.float32)
+    arrays["connectors_0.1.weight"] = np.ones(3, np.float32)
+    _save_pth(path, arrays)
+    loaded = load_weights(REID, path).arrays
+    assert set(loaded) == set(arrays) - {
+        "heads.weight",
+        "pixel_mean",
+        "connectors_0.1.weight",
+    }
+
+
+def test_what_does_not_fit_is_listed_by_name_and_shape(
+    tmp_path: Path, arrays: dict[str, Any]
+) -> None:
+    changed = dict(arrays)
+    del changed["backbone.bn1.weight"]
+    changed["backbone.conv1.weight"] = np.zeros((64, 3, 3, 3), np.float32)
+    changed["heads.bnneck.weight"] = np.zeros(512, np.float32)
+    changed["gender_conv.0.bias"] = np.full(512, np.nan, np.float32)
+    path = tmp_path / "gender.pth"
+    _save_pth(path, changed)
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(GENDER, path)
+    text = str(caught.value)
+    assert "missing     backbone.bn1.weight (64,)" in text
+    assert "expected (64, 3, 7, 7), got (64, 3, 3, 3)" in text
+    assert "unexpected  heads.bnneck.weight (512,)" in text
+    assert "not finite  gender_conv.0.bias: 512 of 512" in text
+
+
+class _Bomb:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (Path("exploded"),))
+
+
+def test_a_pickle_is_not_executed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model": _Bomb()}, "bomb.pth")
+    Path("plain.pth").write_bytes(pickle.dumps(_Bomb(), protocol=2))
+    for name in ("bomb.pth", "plain.pth"):
+        with pytest.raises(CheckpointError, match="could run code"):
+            read_arrays(Path(name))
+    assert not Path("exploded").exists()
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".wts"])
+def test_truncated_files_are_refused(
+    tmp_path: Path, arrays: dict[str, Any], suffix: str
+) -> None:
+    path = tmp_path / f"gender{suffix}"
+    if suffix == ".safetensors":
+        save_file({k: np.array(v) for k, v in arrays.items()}, path)
+    elif suffix == ".wts":
+        write_wts(path, arrays)
+    else:
+        _save_pth(path, arrays)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError, match=path.name):
+        read_arrays(path)
+
+
+WTS = {
+    "no header": ("a 1 3f800000\n", "line 1: expected the number"),
+    "count": ("1\na 2 3f800000\n", "line 2: a promises 2 values and has 1"),
+    "digits": ("1\na 1 3f8\n", "line 2: values are not eight hex digits"),
+    "words": ("1\na b c\n", "line 2: expected `name count values`"),
+    "twice": ("2\na 1 3f800000\na 1 3f800000\n", "line 3: a occurs a second time"),
+    "header": ("3\na 1 3f800000\n", "promises 3 tensors, the file has 1"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), WTS.values(), ids=WTS)
+def test_broken_wts_files_name_the_line(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    path = tmp_path / "x.wts"
+    path.write_text(text)
+    with pytest.raises(CheckpointError, match=message):
+        read_arrays(path)
+
+
+def test_wts_as_the_format_defines_it(tmp_path: Path) -> None:
+    path = tmp_path / "x.wts"
+    arrays = {
+        "one": np.array([1.0, -2.5], np.float32),
+        "count": np.array(3, np.int64),
+        "none": np.empty((0, 4), np.float32),
+    }
+    write_wts(path, arrays)
+    assert path.read_text() == "3\none 2 3f800000 c0200000\ncount 1 40400000\nnone 0\n"
+    back = read_wts(path)
+    assert [back[k].tolist() for k in arrays] == [[1.0, -2.5], [3.0], []]
+
+
+def test_unknown_suffixes_and_missing_files(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="expected one of"):
+        read_arrays(tmp_path / "x.h5")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read_arrays(tmp_path / "x.wts")
+
+
+def test_stand_ins_are_seeded_and_say_so() -> None:
+    first, again, other = (stand_in_weights(GENDER, seed) for seed in (0, 0, 1))
+    key = "backbone.conv1.weight"
+    np.testing.assert_array_equal(first.arrays[key], again.arrays[key])
+    assert not np.array_equal(first.arrays[key], other.arrays[key])
+    assert "untrained" in str(first.origin)

@@ -1,0 +1,220 @@
+"""The client above the wire, with a transport in place of the server."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+import personserve
+from personserve import (
+    Client,
+    IncompatibleServerError,
+    InvalidInputError,
+    ModelDescription,
+    PersonServeError,
+    ServerUnavailableError,
+    TensorDescription,
+)
+from personserve._errors import STATUS_ERRORS
+from personserve._transport import DescribeModel, Infer, Ready, Request
+
+PARAMETERS = {
+    "max_people": "4",
+    "female_probability.labels": "male,female",
+    "female_probability.threshold": "0.6",
+    "gender_crops.interpolation": "linear",
+    "reid_crops.interpolation": "cubic",
+}
+
+
+class Echo:
+    """Answers each box with its own x0 as probability, and remembers requests."""
+
+    def __init__(self, **parameters: str) -> None:
+        self.parameters = PARAMETERS | parameters
+        self.sent: list[Infer] = []
+        self.described = 0
+
+    def send(self, request: Request, timeout_s: float | None) -> Any:
+        self.timeout_s = timeout_s
+        if isinstance(request, Ready):
+            raise ServerUnavailableError("nobody there")
+        if isinstance(request, DescribeModel):
+            self.described += 1
+            inputs = [
+                TensorDescription("gender_crops", "UINT8", (224, 224, 3)),
+                TensorDescription("reid_crops", "UINT8", (384, 128, 3)),
+            ]
+            return ModelDescription(request.model, 0, inputs, [], self.parameters)
+        self.sent.append(request)
+        inputs = request.inputs
+        values = (
+            inputs["boxes"][:, 0]
+            if "boxes" in inputs
+            else inputs["gender_crops"][:, 0, 0, 0] / np.float32(100)
+        )
+        return {
+            "female_probability": values[:, None],
+            "embedding": np.eye(len(values), 8, dtype=np.float32),
+        }
+
+    def close(self) -> None:
+        self.closed = True
+
+
+FRAME = np.zeros((10, 10, 3), np.uint8)
+
+
+def _boxes(count: int) -> np.ndarray:
+    boxes = np.tile(np.float32([0, 0, 5, 5]), (count, 1))
+    boxes[:, 0] = np.arange(count) / 100
+    return boxes
+
+
+@pytest.mark.parametrize(
+    ("count", "parts"), [(1, [1]), (4, [4]), (5, [2, 3]), (11, [4, 3, 4])]
+)
+def test_more_than_the_maximum_is_split_and_rejoined_in_order(
+    count: int, parts: list[int]
+) -> None:
+    echo = Echo()
+    people = Client(transport=echo).attributes(FRAME, _boxes(count))
+    assert [len(sent.inputs["boxes"]) for sent in echo.sent] == parts
+    np.testing.assert_allclose(people.female_probabilities, np.arange(count) / 100)
+    assert len(people) == len(people.embeddings) == count
+    assert echo.described == 1
+
+
+def test_labels_and_threshold_are_the_servers() -> None:
+    boxes = [[0.59, 0, 5, 5], [0.6, 0, 5, 5]]
+    first, second = Client(transport=Echo()).attributes(FRAME, boxes)
+    assert (first.gender.label, second.gender.label) == ("male", "female")
+    assert first.gender.probability == pytest.approx(0.59)
+    assert first.box == pytest.approx((0.59, 0, 5, 5))
+
+
+def test_no_boxes_make_no_call() -> None:
+    echo = Echo()
+    client = Client(transport=echo)
+    for nobody in ([], np.empty((0, 4)), ()):
+        people = client.attributes(FRAME, nobody)
+        assert list(people) == []
+        assert people.stand_in_weights == ()
+    assert client.attributes_of_crops([]).embeddings.shape[0] == 0
+    assert (echo.sent, echo.described) == ([], 0)
+
+
+def test_crops_are_resized_and_swapped_for_each_network() -> None:
+    echo = Echo()
+    crop = np.zeros((30, 20, 3), np.uint8)
+    crop[..., 2] = 90  # red, in BGR
+    people = Client(transport=echo).attributes_of_crops([crop] * 5)
+    assert [len(sent.inputs["reid_crops"]) for sent in echo.sent] == [2, 3]
+    assert echo.sent[0].inputs["gender_crops"].shape == (2, 224, 224, 3)
+    assert echo.sent[0].inputs["reid_crops"].shape == (2, 384, 128, 3)
+    assert echo.sent[0].inputs["gender_crops"][0, 0, 0].tolist() == [90, 0, 0]
+    assert people[4].box is None
+    assert not np.shares_memory(crop, echo.sent[0].inputs["gender_crops"])
+
+
+WRONG: dict[str, tuple[Any, Any, str]] = {
+    "float frame": (FRAME.astype(np.float32), _boxes(1), "got float32"),
+    "grey frame": (FRAME[..., 0], _boxes(1), r"got uint8 \[10, 10\]"),
+    "empty frame": (FRAME[:0], _boxes(1), r"got uint8 \[0, 10, 3\]"),
+    "list frame": ([[1]], _boxes(1), "got list"),
+    "no bytes": (b"", _boxes(1), "0 bytes"),
+    "no file": ("missing.jpg", _boxes(1), "cannot read missing.jpg"),
+    "three numbers": (FRAME, [[1, 2, 3]], r"expected \[N, 4\].*\[1, 3\]"),
+    "words": (FRAME, [["a", 1, 2, 3]], "expected numbers"),
+}
+
+
+@pytest.mark.parametrize(("frame", "boxes", "message"), WRONG.values(), ids=WRONG)
+def test_wrong_arguments_fail_before_any_call(
+    frame: Any, boxes: Any, message: str
+) -> None:
+    echo = Echo()
+    with pytest.raises(InvalidInputError, match=message):
+        Client(transport=echo).attributes(frame, boxes)
+    assert echo.sent == []
+
+
+def test_a_wrong_crop_is_named_by_its_index() -> None:
+    with pytest.raises(InvalidInputError, match="crop 1: .*float64"):
+        Client(transport=Echo()).attributes_of_crops([FRAME, np.zeros((2, 2, 3))])
+
+
+def test_timeouts_are_per_call() -> None:
+    echo = Echo()
+    client = Client(transport=echo, timeout_s=7)
+    client.attributes(FRAME, _boxes(1))
+    assert echo.timeout_s == 7
+    client.attributes(FRAME, _boxes(1), timeout_s=0.5)
+    assert echo.timeout_s == 0.5
+
+
+def test_a_server_of_another_kind_is_recognised() -> None:
+    echo = Echo()
+    del echo.parameters["max_people"]
+    with pytest.raises(IncompatibleServerError, match="max_people"):
+        Client(transport=echo).attributes(FRAME, _boxes(1))
+    echo = Echo()
+    del echo.parameters["female_probability.labels"]
+    with pytest.raises(IncompatibleServerError, match="labels"):
+        Client(transport=echo).attributes(FRAME, _boxes(1))
+
+
+def test_ready_does_not_raise_and_closing_closes() -> None:
+    echo = Echo()
+    with Client(transport=echo) as client:
+        assert not client.ready()
+    assert echo.closed
+
+
+def test_stand_ins_are_passed_on() -> None:
+    people = Client(transport=Echo(stand_in_weights="a,b")).attributes(
+        FRAME, _boxes(2)
+    )
+    assert people.stand_in_weights == ("a", "b")
+
+
+def test_every_status_has_an_error() -> None:
+    statuses = {code.name for code in grpc.StatusCode} - {"OK"}
+    assert set(STATUS_ERRORS) == statuses
+    assert all(issubclass(kind, PersonServeError) for kind in STATUS_ERRORS.values())
+
+
+def test_errors_say_model_and_request() -> None:
+    error = InvalidInputError("no", model="m", request_id="r")
+    assert str(error) == "no (model m, request r)"
+    assert isinstance(error, ValueError)
+
+
+def test_exported_names_are_the_public_ones() -> None:
+    public = {n for n in vars(personserve) if not n.startswith("_")}
+    assert set(personserve.__all__) == public
+    assert personserve.__all__ == sorted(personserve.__all__)
+
+
+def _loaded_after(statement: str) -> set[str]:
+    program = f"import sys; {statement}; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    return {name.partition(".")[0] for name in done.stdout.split()}
+
+
+HEAVY = {"torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "builders"}
+
+
+def test_the_client_imports_nothing_heavy() -> None:
+    assert not HEAVY & _loaded_after("import personserve")
+
+
+def test_that_check_can_fail() -> None:
+    assert _loaded_after("import onnxruntime") & HEAVY

@@ -1,0 +1,123 @@
+"""Starting and stopping the real server, and what it refuses in words beforehand."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from builders import server as serving
+from builders.repository import ROOT, Repository
+from builders.server import Ports, ServeError, TritonServer
+
+
+def test_it_leaves_no_process_and_no_shared_memory(repository: Repository) -> None:
+    server = TritonServer(repository, models=["person_attributes"], ports=Ports.free())
+    with server:
+        pid = server.pid
+        assert pid is not None
+        assert list(Path("/dev/shm").glob(f"{server._shm_prefix}*"))
+    assert not list(Path("/dev/shm").glob(f"{server._shm_prefix}*"))
+    with pytest.raises(ProcessLookupError):
+        os.killpg(pid, 0)
+
+
+def test_a_port_in_use(repository: Repository) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ports = Ports(http=port, grpc=Ports.free().grpc)
+        with pytest.raises(ServeError, match=f"http port {port} .*--http-port"):
+            TritonServer(repository, ports=ports).start()
+
+
+def test_numpy_2_in_the_environment(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "version", lambda _: "2.3.1")
+    with pytest.raises(ServeError, match=r"NumPy 2.3.1 .* pip install \"numpy<2\""):
+        TritonServer(repository, ports=Ports.free()).start()
+
+
+def test_a_python_without_stub(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub = serving._stub()
+    monkeypatch.setattr(
+        serving, "_stub", lambda: stub.parent.parent / "2.7" / stub.name
+    )
+    with pytest.raises(ServeError, match=r"no Python backend for 2.7, only for 3.10"):
+        TritonServer(repository, ports=Ports.free()).start()
+
+
+def test_too_little_shared_memory(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = serving.shutil.disk_usage("/dev/shm")._replace(free=1 << 20)
+    monkeypatch.setattr(serving.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(ServeError, match="/dev/shm has 1 MiB free.*--shm-size"):
+        TritonServer(repository, ports=Ports.free()).start()
+
+
+def test_models_that_are_not_built(tmp_path: Path) -> None:
+    with pytest.raises(ServeError, match="not built for target cpu: person_gender; run"):
+        TritonServer(Repository(tmp_path), models=["person_gender"])
+    with pytest.raises(ServeError, match="no model 'x'; there are"):
+        TritonServer(Repository(tmp_path), models=["x"])
+
+
+def test_a_model_that_does_not_load(repository: Repository) -> None:
+    path = repository.built("person_gender", "model.onnx")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:5000])
+    try:
+        with pytest.raises(ServeError, match="ended with code"):
+            TritonServer(
+                repository, models=["person_gender"], ports=Ports.free()
+            ).start()
+    finally:
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_prints_endpoints_and_stops_cleanly(
+    number: signal.Signals, repository: Repository, tmp_path: Path
+) -> None:
+    """`python -m builders serve` as a process, on the repository of this run."""
+    ports = Ports.free()
+    program = (
+        "import sys; from pathlib import Path; from builders import repository, cli;"
+        f"cli.Repository = lambda: repository.Repository(Path({str(repository.root)!r}));"
+        "cli.main()"
+    )
+    command = [
+        *(sys.executable, "-c", program, "serve", "--model", "person_gender"),
+        *("--http-port", str(ports.http), "--grpc-port", str(ports.grpc)),
+        *("--metrics-port", str(ports.metrics), "--log-verbose=0"),
+    ]
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        printed = ""
+        while "metrics" not in printed:
+            line = process.stdout.readline()
+            assert line, printed
+            printed += line
+        assert f"127.0.0.1:{ports.grpc}" in printed
+        assert "untrained" in printed
+        process.send_signal(number)
+        began = time.monotonic()
+        printed += process.stdout.read()
+        process.wait(30)
+    assert time.monotonic() - began < 20
+    assert process.returncode == 130, printed
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", ports.grpc)) != 0
