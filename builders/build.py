@@ -89,8 +89,8 @@ def build_cpu(
     artefact = repository.built(model.name, ONNX_FILE)
     inputs = {"weights": str(origin), "graph": graph_digest()}
     record = repository.record(artefact)
-    fresh = record is None or record["inputs"] != inputs
-    if fresh:
+    unchanged = record is not None and record["inputs"] == inputs
+    if record is None or not unchanged:
         weights = _weights(model, origin, report)
         data, parity = _checked_onnx(model, weights, report)
         report("writing")
@@ -98,12 +98,11 @@ def build_cpu(
             partial.write_bytes(data)
         record = {"inputs": inputs, "parity": parity, "built": _now()}
         repository.write_record(artefact, record)
-    assert record is not None
     _copy(RUNTIME, repository.built(model.name, RUNTIME.name))
     if repository.origin(model.name) != origin:
         repository.set_origin(model.name, origin)
         render(repository)
-    return Built(artefact, origin, fresh, record["parity"])
+    return Built(artefact, origin, not unchanged, record["parity"])
 
 
 def build_python(model: PythonModel, repository: Repository) -> None:
@@ -173,9 +172,7 @@ def _weights(model: Model, origin: Origin, report: Report) -> Weights:
     return load_weights(model, Path(origin.file))
 
 
-def _checked_onnx(
-    model: Model, weights: Weights, report: Report
-) -> tuple[bytes, str]:
+def _checked_onnx(model: Model, weights: Weights, report: Report) -> tuple[bytes, str]:
     import onnxruntime
 
     from builders.ops.onnx import onnx_from_model
@@ -208,4 +205,3 @@ BUILDERS: dict[str, Callable[[Model, Origin, Repository, Report], Built]] = {
     "cpu": build_cpu,
 }
 """How a model is built, by target."""
-

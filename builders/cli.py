@@ -23,7 +23,7 @@ from builders.parity import ParityError
 from builders.repository import Repository
 from builders.server import LOOPBACK, Ports, ServeError, TritonServer, stand_ins
 from builders.spec import Model, SpecError
-from builders.weights import CheckpointError, StandIn
+from builders.weights import CheckpointError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -221,7 +221,9 @@ def demo(
     ] = None,
     boxes: Annotated[
         str | None,
-        typer.Option(help="People as 'x0,y0,x1,y1 ...' in pixels; else HOG finds them."),
+        typer.Option(
+            help="People as 'x0,y0,x1,y1 ...' in pixels; else HOG finds them."
+        ),
     ] = None,
     frames: Annotated[
         int, typer.Option(help="Look at this many frames of a video, evenly spread.")

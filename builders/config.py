@@ -29,10 +29,11 @@ def _tensorrt(model: Model) -> Fields:
     return {
         "platform": "tensorrt_plan",
         "default_model_filename": "model.plan",
-        "instance_group": [
-            {"kind": "KIND_GPU", "count": model.batching.gpu_instances}
-        ],
-        "model_warmup": _warm_up(model, {1, model.batching.usual, model.batching.maximum}),
+        "instance_group": [{"kind": "KIND_GPU", "count": model.batching.gpu_instances}],
+        "dynamic_batching": _dynamic_batching(model),
+        "model_warmup": _warm_up(
+            model, {1, model.batching.usual, model.batching.maximum}
+        ),
     }
 
 
@@ -41,17 +42,18 @@ def _onnxruntime(model: Model) -> Fields:
         "backend": "onnxruntime",
         "default_model_filename": "model.onnx",
         "instance_group": [{"kind": "KIND_AUTO"}],
+        "dynamic_batching": _dynamic_batching(model),
         "model_warmup": _warm_up(model, {1, model.batching.usual}),
     }
 
 
 def _cpu(model: Model) -> Fields:
+    # no dynamic batching: a larger batch is no faster on a CPU, and merging requests
+    # for one instance leaves the others idle (loadtest/BENCHMARKS.md)
     return {
         "backend": "python",
         "default_model_filename": "cpu_model.py",
-        "instance_group": [
-            {"kind": "KIND_CPU", "count": model.batching.cpu_instances}
-        ],
+        "instance_group": [{"kind": "KIND_CPU", "count": model.batching.cpu_instances}],
         "model_warmup": _warm_up(model, {1, model.batching.usual}),
     }
 
@@ -62,6 +64,11 @@ TARGETS: Mapping[str, Callable[[Model], Fields]] = {
     "onnxruntime": _onnxruntime,
 }
 """How a network is executed, by target; each gives what is its own in the config."""
+
+
+def _dynamic_batching(model: Model) -> Fields:
+    delay_us = model.batching.queue_delay_us
+    return {"max_queue_delay_microseconds": delay_us} if delay_us else {}
 
 
 def configs(
@@ -82,20 +89,17 @@ def configs(
 def config_text(fields: Fields) -> str:
     """The text form of a ModelConfig. A misspelt field raises ParseError."""
     message = json_format.ParseDict(fields, model_config_pb2.ModelConfig())
-    return GENERATED + text_format.MessageToString(message)
+    text: str = text_format.MessageToString(message)
+    return GENERATED + text
 
 
 def _shared(model: Model, repository: Repository) -> Fields:
-    batching: Fields = {}
-    if model.batching.queue_delay_us:
-        batching["max_queue_delay_microseconds"] = model.batching.queue_delay_us
     return {
         "name": model.name,
         "max_batch_size": model.batching.maximum,
         "input": _tensors(model.inputs),
         "output": _tensors(model.output_tensors),
         "version_policy": {"latest": {"num_versions": 1}},
-        "dynamic_batching": batching,
         "parameters": _parameters(
             {
                 "weights": str(repository.origin(model.name)),

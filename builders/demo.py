@@ -105,10 +105,8 @@ def parsed_boxes(text: str) -> npt.NDArray[np.float32]:
 def find_people(frame: Pixels) -> npt.NDArray[np.float32]:
     """Boxes [N, 4] of upright people, by OpenCV's HOG detector."""
     hog = cv2.HOGDescriptor()
-    hog.setSVMDetector(cv2.HOGDescriptor.getDefaultPeopleDetector())
-    found, _ = hog.detectMultiScale(
-        frame, winStride=(8, 8), padding=(8, 8), scale=1.05
-    )
+    hog.setSVMDetector(np.array(cv2.HOGDescriptor.getDefaultPeopleDetector()))
+    found, _ = hog.detectMultiScale(frame, winStride=(8, 8), padding=(8, 8), scale=1.05)
     x, y, width, height = np.array(found, np.float32).reshape(-1, 4).T
     dx, dy = HOG_MARGIN_WH[0] * width, HOG_MARGIN_WH[1] * height
     return np.stack([x + dx, y + dy, x + width - dx, y + height - dy], axis=1)
@@ -120,8 +118,7 @@ def annotated(frame: Pixels, people: People) -> Pixels:
     scale = max(0.45, min(frame.shape[:2]) / 1100)
     thickness = max(1, round(scale * 2))
     for number, person in enumerate(people, start=1):
-        assert person.box is not None
-        x0, y0, x1, y1 = (round(value) for value in person.box)
+        x0, y0, x1, y1 = (round(value) for value in person.box or ())
         colour = COLOURS.get(person.gender.label, OTHER_COLOUR)
         cv2.rectangle(picture, (x0, y0), (x1, y1), colour, thickness)
         text = f"{number} {person.gender.label} {person.gender.probability:.2f}"
@@ -163,9 +160,12 @@ def _picture(source: Path | None, boxes: npt.NDArray[np.float32] | None) -> Fram
         return _photographs()
     if not source.is_file():
         raise ServeError(f"{source}: no such file")
-    pixels = cv2.imread(str(source))
-    if pixels is None:
-        raise ServeError(f"{source}: OpenCV cannot read it; expected a picture or video")
+    read = cv2.imread(str(source))
+    if read is None:
+        raise ServeError(
+            f"{source}: OpenCV cannot read it; expected a picture or video"
+        )
+    pixels = read.astype(np.uint8, copy=False)
     return Frame(source.name, pixels, find_people(pixels) if boxes is None else boxes)
 
 
@@ -196,16 +196,15 @@ def _video(source: Path, frames: int) -> Iterator[Frame]:
             if not capture.grab():
                 return
             if index in wanted:
-                ok, pixels = capture.retrieve()
+                ok, read = capture.retrieve()
                 if ok:
+                    pixels = np.asarray(read, np.uint8)
                     yield Frame(f"frame {index}", pixels, find_people(pixels))
     finally:
         capture.release()
 
 
-def _show_picture(
-    client: Client, frame: Frame, output: Path, console: Console
-) -> None:
+def _show_picture(client: Client, frame: Frame, output: Path, console: Console) -> None:
     people = client.attributes(frame.pixels, frame.boxes)
     ok, data = cv2.imencode(output.suffix or ".jpg", annotated(frame.pixels, people))
     if not ok:
@@ -223,11 +222,10 @@ def _print_people(people: People, console: Console) -> None:
     similarities = people.similarities()
     np.fill_diagonal(similarities, -np.inf)
     for index, person in enumerate(people):
-        assert person.box is not None
         nearest = int(similarities[index].argmax())
         table.add_row(
             str(index + 1),
-            ", ".join(f"{value:.0f}" for value in person.box),
+            ", ".join(f"{value:.0f}" for value in person.box or ()),
             person.gender.label,
             f"{person.gender.probability:.3f}",
             f"{nearest + 1} (cosine {similarities[index, nearest]:.3f})"
@@ -275,9 +273,7 @@ def _show_video(
             if temporary.exists():
                 temporary.replace(partial)
     console.print(table)
-    console.print(
-        f"{table.row_count} frames, {seen} people found, {answered} answered"
-    )
+    console.print(f"{table.row_count} frames, {seen} people found, {answered} answered")
     if people is not None:
         _warn(people, console)
 

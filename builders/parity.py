@@ -44,9 +44,7 @@ def parity_crops(model: Model) -> dict[str, npt.NDArray[np.uint8]]:
         seed = PARITY_SEED + number
         crops[image.name] = noise_crops(image, PARITY_CROPS, seed)
         rng = np.random.default_rng(seed)
-        crops[image.name][-1] = rng.integers(
-            0, 256, image.tensor.shape, dtype=np.uint8
-        )
+        crops[image.name][-1] = rng.integers(0, 256, image.tensor.shape, dtype=np.uint8)
     return crops
 
 

@@ -21,16 +21,21 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from math import prod
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from builders.build import is_built
 from builders.catalogue import catalogue
 from builders.repository import Repository
 from builders.spec import Declaration, Ensemble, Model, PythonModel, Tensor
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 LOOPBACK = "127.0.0.1"
 START_TIMEOUT_S = 300.0
@@ -109,7 +114,7 @@ class TritonServer:
         """The server's process, while there is one."""
         return None if self._process is None else self._process.pid
 
-    def __enter__(self) -> TritonServer:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -139,15 +144,14 @@ class TritonServer:
                     start_new_session=True,
                     preexec_fn=_die_with_parent(),  # noqa: PLW1509 - only a prctl
                 )
-            self._wait_until_ready(timeout_s)
+            self._wait_until_ready(self._process, timeout_s)
         except BaseException:
             self.stop()
             raise
 
     def wait(self) -> int:
         """Block until the server ends by itself; its exit code."""
-        assert self._process is not None
-        return self._process.wait()
+        return 0 if self._process is None else self._process.wait()
 
     def stop(self) -> None:
         """End the server and leave nothing behind: SIGTERM, then SIGKILL."""
@@ -155,15 +159,11 @@ class TritonServer:
         if process is not None:
             if process.poll() is None:
                 process.terminate()
-                try:
+                with suppress(subprocess.TimeoutExpired):
                     process.wait(STOP_TIMEOUT_S)
-                except subprocess.TimeoutExpired:
-                    pass
             # its Python stubs share its session
-            try:
+            with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             process.wait()
             for region in Path("/dev/shm").glob(f"{self._shm_prefix}*"):
                 region.unlink(missing_ok=True)
@@ -182,8 +182,8 @@ class TritonServer:
 
     @property
     def _log_path(self) -> Path:
-        assert self._folder is not None
-        return self.log or Path(self._folder.name) / "tritonserver.log"
+        folder = tempfile.gettempdir() if self._folder is None else self._folder.name
+        return self.log or Path(folder) / "tritonserver.log"
 
     @property
     def _shm_prefix(self) -> str:
@@ -254,11 +254,12 @@ class TritonServer:
         ]
         return command, environment
 
-    def _wait_until_ready(self, timeout_s: float) -> None:
-        assert self._process is not None
+    def _wait_until_ready(
+        self, process: subprocess.Popen[bytes], timeout_s: float
+    ) -> None:
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
-            code = self._process.poll()
+            code = process.poll()
             if code is not None:
                 lines = list(self.errors())[-5:] or ["it printed no error"]
                 raise ServeError(
@@ -332,7 +333,8 @@ def _check_wheel() -> None:
     if int(numpy_version.split(".")[0]) >= 2:
         raise ServeError(
             f"NumPy {numpy_version} is installed, and the wheel's Python backend was "
-            'compiled for NumPy 1: tensors would be silently wrong. pip install "numpy<2"'
+            "compiled for NumPy 1: tensors would be silently wrong; "
+            'pip install "numpy<2"'
         )
     if not _stub().is_file():
         have = sorted(p.name for p in _stub().parent.parent.iterdir())

@@ -1,9 +1,8 @@
 """One frame and its N boxes to P(female) and a ReID embedding for each person."""
 
+from builders.spec import Ensemble, Step
 from ensembles.person_preprocess import GENDER, REID
 from ensembles.person_preprocess import MODEL as PREPROCESS
-
-from builders.spec import Ensemble, Step
 
 MODEL = Ensemble(
     name="person_attributes",

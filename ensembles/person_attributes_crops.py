@@ -1,8 +1,7 @@
 """Ready crops to P(female) and a ReID embedding: no Python on the way."""
 
-from ensembles.person_attributes import MODEL as PERSON_ATTRIBUTES
-
 from builders.spec import Ensemble, Model
+from ensembles.person_attributes import MODEL as PERSON_ATTRIBUTES
 
 MODEL = Ensemble(
     name="person_attributes_crops",

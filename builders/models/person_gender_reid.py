@@ -22,9 +22,7 @@ from builders.spec import Model, Output
 def network(ops: Ops[V], crops: V) -> dict[str, V]:
     """Crops to P(female) and unit embeddings."""
     shared = trunk(ops, crops)
-    own = basic_stage(
-        ops, shared, "backbone", number=4, blocks=2, stride=2, ibn=False
-    )
+    own = basic_stage(ops, shared, "backbone", number=4, blocks=2, stride=2, ibn=False)
     return {
         "female_probability": gender_branch(ops, shared),
         "embedding": reid_head(ops, own),

@@ -34,9 +34,7 @@ MODEL = Model(
     assumptions="384x128 as in seed 004; no public configuration states the size",
     network=network,
     images=(
-        Image(
-            384, 128, mean=IMAGENET_MEAN, std=IMAGENET_STD, interpolation="cubic"
-        ),
+        Image(384, 128, mean=IMAGENET_MEAN, std=IMAGENET_STD, interpolation="cubic"),
     ),
     outputs=(Output("embedding", 512),),
     dropped=(

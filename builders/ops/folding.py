@@ -66,9 +66,10 @@ def fold(
             None if shift is None else shift.astype(np.float32),
         )
     channels = weight.shape[0]
-    half = channels // 2 if isinstance(norm, InstanceBatchNorm) else 0
-    batch_norm = BatchNorm(f"{norm.name}.BN", norm.eps) if half else norm
-    assert isinstance(batch_norm, BatchNorm)
+    if isinstance(norm, InstanceBatchNorm):
+        half, batch_norm = channels // 2, BatchNorm(f"{norm.name}.BN", norm.eps)
+    else:
+        half, batch_norm = 0, norm
     scale, offset = np.ones(channels), np.zeros(channels)
     scale[half:], offset[half:] = scale_and_shift(weights, batch_norm)
     folded = weight.astype(np.float64) * scale[:, None, None, None]

@@ -95,7 +95,7 @@ class OnnxOps:
         )
         return output
 
-    def constant(self, name: str, array: Array) -> str:
+    def constant(self, name: str, array: Array | np.generic) -> str:
         """An initializer; the same name is stored once."""
         if name not in self.initializers:
             self.initializers[name] = numpy_helper.from_array(

@@ -63,7 +63,9 @@ class Survey:
         return sum(self.macs.values())
 
 
-def survey(network: Callable[..., Mapping[str, Any]], images: Sequence[Image]) -> Survey:
+def survey(
+    network: Callable[..., Mapping[str, Any]], images: Sequence[Image]
+) -> Survey:
     """Walk `network` with shapes. Raises WiringError where it does not fit together."""
     ops = ShapeOps()
     outputs = network(ops, *(ops.image(image) for image in images))

@@ -41,7 +41,9 @@ class Reference:
             if model.survey.layout[key].kind != "counter"
         }
 
-    def __call__(self, **crops: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
+    def __call__(
+        self, **crops: npt.NDArray[np.uint8]
+    ) -> dict[str, npt.NDArray[np.float32]]:
         """{output: FP32 [N, size]} of {image name: UINT8 [N, H, W, 3]}."""
         pixels = {name: torch.from_numpy(array) for name, array in crops.items()}
         ops = TorchOps(self._weights, pixels)
@@ -135,9 +137,7 @@ class TorchOps:
     ) -> Tensor:
         before, after = pads(padding)
         if before != after:
-            x = functional.pad(
-                x, (before, after, before, after), value=float("-inf")
-            )
+            x = functional.pad(x, (before, after, before, after), value=float("-inf"))
             before = 0
         return functional.max_pool2d(x, kernel, stride, before, ceil_mode=ceil)
 

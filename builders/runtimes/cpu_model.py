@@ -6,28 +6,28 @@ instances are the parallelism (two threads in one process lose up to 30 %).
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import triton_python_backend_utils as pb_utils
 
+CHUNK = 4
+"""Crops a run. A larger batch is no faster on a CPU, and at 32 the activations of the
+gender network (100 MB) leave the caches and cost a quarter more time."""
+
 
 class TritonPythonModel:
-    """Runs every request of a batch, each as it came: on a CPU a larger batch is no
-    faster, so copying requests together would only cost.
-    """
+    """Runs requests as they come, in chunks, into one answer each."""
 
     def initialize(self, args: dict[str, str]) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
-        path = os.path.join(
-            args["model_repository"], args["model_version"], "model.onnx"
-        )
+        folder = Path(args["model_repository"]) / args["model_version"]
         self._session = onnxruntime.InferenceSession(
-            path, options, providers=["CPUExecutionProvider"]
+            str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"]
         )
         self._inputs = [value.name for value in self._session.get_inputs()]
         self._outputs = [value.name for value in self._session.get_outputs()]
@@ -40,13 +40,22 @@ class TritonPythonModel:
             name: pb_utils.get_input_tensor_by_name(request, name).as_numpy()
             for name in self._inputs
         }
+        count = len(feed[self._inputs[0]])
         try:
-            arrays = self._session.run(self._outputs, feed)
+            chunks = [
+                self._session.run(
+                    self._outputs,
+                    {name: array[i : i + CHUNK] for name, array in feed.items()},
+                )
+                for i in range(0, count, CHUNK)
+            ]
         except Exception as exc:  # noqa: BLE001 - its errors share no base class
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(exc)))
         return pb_utils.InferenceResponse(
             [
-                pb_utils.Tensor(name, np.ascontiguousarray(array))
-                for name, array in zip(self._outputs, arrays, strict=True)
+                pb_utils.Tensor(name, np.concatenate(arrays))
+                for name, arrays in zip(
+                    self._outputs, zip(*chunks, strict=True), strict=True
+                )
             ]
         )

@@ -185,8 +185,10 @@ def matched(model: Model, arrays: Mapping[str, Array], source: str) -> dict[str,
             problems.append(f"missing     {key} {entry.shape}")
         elif array.shape == entry.shape:
             result[key] = array.astype(np.float32, copy=False)
-        elif array.ndim <= 1 and source.endswith(".wts") and array.size == np.prod(
-            entry.shape
+        elif (
+            array.ndim <= 1
+            and source.endswith(".wts")
+            and array.size == np.prod(entry.shape)
         ):
             result[key] = array.astype(np.float32, copy=False).reshape(entry.shape)
         else:

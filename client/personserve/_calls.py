@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
@@ -202,7 +203,7 @@ def _parts(items: Any, maximum: int) -> list[Any]:
     """`items` in order, in as few parts as `maximum` allows, of like size."""
     count = -(-len(items) // maximum)
     bounds = np.linspace(0, len(items), count + 1).round().astype(int)
-    return [items[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [items[a:b] for a, b in pairwise(bounds)]
 
 
 def _max_people(model: ModelDescription) -> int:
@@ -217,9 +218,7 @@ def _max_people(model: ModelDescription) -> int:
 
 def _crop_shape(model: ModelDescription, tensor: str) -> CropShape:
     (shape,) = (t.shape for t in model.inputs if t.name == tensor)
-    return CropShape(
-        shape[-3], shape[-2], model.parameters[f"{tensor}.interpolation"]
-    )
+    return CropShape(shape[-3], shape[-2], model.parameters[f"{tensor}.interpolation"])
 
 
 def _resized(crops: Sequence[Pixels], shape: CropShape) -> Pixels:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from personserve._calls import Boxes, Call, Calls, Frame
 from personserve._crops import Pixels
@@ -17,6 +17,9 @@ from personserve._transport import (
     Ready,
     Transport,
 )
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 T = TypeVar("T")
 
@@ -95,7 +98,7 @@ class Client:
         """Close the connection."""
         self._transport.close()
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -69,7 +69,8 @@ def pixel_boxes(boxes: npt.NDArray[Any], height: int, width: int) -> IntBoxes:
         np.ceil(np.clip(x1, 0, width)),
         np.ceil(np.clip(y1, 0, height)),
     )
-    return np.stack(clipped, axis=1).astype(np.intp)
+    whole: IntBoxes = np.stack(clipped, axis=1).astype(np.intp)
+    return whole
 
 
 def _refuse(bad: npt.NDArray[np.bool_], boxes: npt.NDArray[Any], why: str) -> None:

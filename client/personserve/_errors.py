@@ -1,12 +1,12 @@
 """Every error that the client raises, and which server status becomes which.
 
-    PersonServeError
-    ├── InvalidInputError       (also ValueError) the call's own data is wrong
-    ├── ServerUnavailableError  nothing answers at the address, or it shuts down
-    ├── ModelUnavailableError   the server runs, but not this model
-    ├── RequestTimeoutError     (also TimeoutError) no answer within timeout_s
-    ├── IncompatibleServerError the server's models are not what this client knows
-    └── ServerError             the server failed, or refused for another reason
+PersonServeError
+├── InvalidInputError       (also ValueError) the call's own data is wrong
+├── ServerUnavailableError  nothing answers at the address, or it shuts down
+├── ModelUnavailableError   the server runs, but not this model
+├── RequestTimeoutError     (also TimeoutError) no answer within timeout_s
+├── IncompatibleServerError the server's models are not what this client knows
+└── ServerError             the server failed, or refused for another reason
 """
 
 from __future__ import annotations

@@ -174,4 +174,3 @@ def _description(config: Any) -> ModelDescription:
         outputs=tensors(config.output),
         parameters={k: v.string_value for k, v in config.parameters.items()},
     )
-

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import personserve._crops
 from builders.models import person_gender, person_reid_kd_r18
 from builders.spec import Image, Model, PythonModel, Tensor
+from personserve import _crops as cropping
 
 GENDER = person_gender.MODEL
 REID = person_reid_kd_r18.MODEL
@@ -30,7 +30,7 @@ _OUTPUTS = (_crops("gender_crops", GENDER), _crops("reid_crops", REID))
 MODEL = PythonModel(
     name="person_preprocess",
     source=Path(__file__).with_name("model.py"),
-    modules=(Path(personserve._crops.__file__),),
+    modules=(Path(cropping.__file__),),
     inputs=(
         Tensor("frame", "UINT8", (-1, -1, -1)),
         Tensor("boxes", "FP32", (-1, 4)),

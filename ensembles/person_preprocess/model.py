@@ -17,6 +17,7 @@ import numpy as np
 import simplejpeg
 import triton_python_backend_utils as pb_utils
 from PIL import Image
+
 from personserve._crops import BoxError, CropShape, Pixels, cut, pixel_boxes
 
 JPEG_MAGIC = b"\xff\xd8\xff"
@@ -120,7 +121,7 @@ class TritonPythonModel:
             raise _undecodable(data) from exc
         if pixels is None:
             raise _undecodable(data)
-        return pixels, "BGR"
+        return np.asarray(pixels, np.uint8), "BGR"
 
     def _check_size(self, height: int, width: int) -> None:
         if height * width > self._max_pixels:

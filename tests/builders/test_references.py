@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.references import REFERENCES, randomised
 
 from builders.catalogue import models
 from builders.ops.onnx import onnx_from_model
@@ -13,6 +12,7 @@ from builders.ops.torch import Reference
 from builders.parity import parity_crops
 from builders.spec import Model
 from builders.weights.checkpoint import matched
+from tests.references import REFERENCES, randomised
 
 MODELS = {model.name: model for model in models()}
 

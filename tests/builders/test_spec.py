@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ensembles import person_attributes, person_preprocess
 
 from builders.models import person_gender, person_reid_kd_r18
 from builders.spec import (
@@ -20,6 +19,7 @@ from builders.spec import (
     Step,
     Tensor,
 )
+from ensembles import person_attributes, person_preprocess
 
 GENDER = person_gender.MODEL
 PREPROCESS = person_preprocess.MODEL

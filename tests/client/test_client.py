@@ -145,7 +145,7 @@ def test_wrong_arguments_fail_before_any_call(
 
 
 def test_a_wrong_crop_is_named_by_its_index() -> None:
-    with pytest.raises(InvalidInputError, match="crop 1: .*float64"):
+    with pytest.raises(InvalidInputError, match=r"crop 1: .*float64"):
         Client(transport=Echo()).attributes_of_crops([FRAME, np.zeros((2, 2, 3))])
 
 
@@ -177,9 +177,7 @@ def test_ready_does_not_raise_and_closing_closes() -> None:
 
 
 def test_stand_ins_are_passed_on() -> None:
-    people = Client(transport=Echo(stand_in_weights="a,b")).attributes(
-        FRAME, _boxes(2)
-    )
+    people = Client(transport=Echo(stand_in_weights="a,b")).attributes(FRAME, _boxes(2))
     assert people.stand_in_weights == ("a", "b")
 
 

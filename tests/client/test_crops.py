@@ -52,7 +52,9 @@ def test_crops_equal_plain_resizing(order: str, photograph: np.ndarray) -> None:
         flag = cv2.INTER_CUBIC if shape.interpolation == "cubic" else cv2.INTER_LINEAR
         for (x0, y0, x1, y1), crop in zip(boxes, crops, strict=True):
             plain = cv2.resize(
-                photograph[y0:y1, x0:x1], (shape.width, shape.height), interpolation=flag
+                photograph[y0:y1, x0:x1],
+                (shape.width, shape.height),
+                interpolation=flag,
             )
             np.testing.assert_array_equal(
                 crop, plain[..., ::-1] if order == "BGR" else plain

@@ -14,7 +14,6 @@ import pytest
 from builders.catalogue import models
 from builders.ops.torch import Reference
 from builders.repository import Repository
-from builders.server import TritonServer
 from builders.weights import stand_in_weights
 from personserve import (
     Client,
@@ -80,9 +79,7 @@ def test_served_answers_equal_the_reference(
     assert people[count - 1].box == tuple(boxes[-1])
 
 
-def test_crops_and_frames_give_the_same(
-    client: Client, photograph: np.ndarray
-) -> None:
+def test_crops_and_frames_give_the_same(client: Client, photograph: np.ndarray) -> None:
     boxes = _some_boxes(5)
     crops = [photograph[y0:y1, x0:x1] for x0, y0, x1, y1 in boxes.astype(int)]
     of_crops, of_frame = (
@@ -199,7 +196,11 @@ BAD = {
         WHOLE,
         "50,010,000 pixels, over the limit",
     ),
-    "grey": (np.zeros((50, 50, 1), np.uint8), WHOLE, r"expected raw BGR .* \[50, 50, 1"),
+    "grey": (
+        np.zeros((50, 50, 1), np.uint8),
+        WHOLE,
+        r"expected raw BGR .* \[50, 50, 1",
+    ),
     "nobody": (None, np.empty((0, 4), np.float32), "0 boxes; expected 1 to 64"),
     "crowd": (None, np.repeat(WHOLE, MAXIMUM + 1, 0), "65 boxes; expected 1 to 64"),
     "NaN": (None, np.vstack([WHOLE, WHOLE * np.nan]), "box 1 .nan, .* is not finite"),
@@ -283,7 +284,7 @@ def test_results_say_that_weights_are_stand_ins(
     assert "untrained" in client.describe("person_gender").parameters["weights"]
 
 
-def test_errors_by_kind(client: Client, server: TritonServer) -> None:
+def test_errors_by_kind(client: Client) -> None:
     with pytest.raises(ModelUnavailableError, match="person_genre"):
         client.infer("person_genre", crops=np.zeros(1, np.uint8))
     with pytest.raises(InvalidInputError, match=r"expected inputs \['crops'\]"):

@@ -62,12 +62,14 @@ def test_too_little_shared_memory(
 ) -> None:
     usage = serving.shutil.disk_usage("/dev/shm")._replace(free=1 << 20)
     monkeypatch.setattr(serving.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(ServeError, match="/dev/shm has 1 MiB free.*--shm-size"):
+    with pytest.raises(ServeError, match=r"/dev/shm has 1 MiB free.*--shm-size"):
         TritonServer(repository, ports=Ports.free()).start()
 
 
 def test_models_that_are_not_built(tmp_path: Path) -> None:
-    with pytest.raises(ServeError, match="not built for target cpu: person_gender; run"):
+    with pytest.raises(
+        ServeError, match="not built for target cpu: person_gender; run"
+    ):
         TritonServer(Repository(tmp_path), models=["person_gender"])
     with pytest.raises(ServeError, match="no model 'x'; there are"):
         TritonServer(Repository(tmp_path), models=["x"])
@@ -88,13 +90,14 @@ def test_a_model_that_does_not_load(repository: Repository) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_prints_endpoints_and_stops_cleanly(
-    number: signal.Signals, repository: Repository, tmp_path: Path
+    number: signal.Signals, repository: Repository
 ) -> None:
     """`python -m builders serve` as a process, on the repository of this run."""
     ports = Ports.free()
     program = (
         "import sys; from pathlib import Path; from builders import repository, cli;"
-        f"cli.Repository = lambda: repository.Repository(Path({str(repository.root)!r}));"
+        f"root = Path({str(repository.root)!r});"
+        "cli.Repository = lambda: repository.Repository(root);"
         "cli.main()"
     )
     command = [
