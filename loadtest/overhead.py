@@ -90,7 +90,7 @@ def main(
     ] = None,
 ) -> None:
     """Measure served against in-process, and preprocessing against its bare cost."""
-    console = Console(width=110)
+    console = Console(width=130)
     frame = _frame()
     sessions = {name: _session(name) for name in MODELS}
     grid = [

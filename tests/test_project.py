@@ -57,3 +57,19 @@ def test_the_wheel_holds_the_client_alone(tmp_path: Path) -> None:
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {
         "personserve"
     }
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["ruff", "check"], ["ruff", "format", "--check"], ["mypy"]],
+    ids=["ruff check", "ruff format", "mypy"],
+)
+def test_lint_and_types(command: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
