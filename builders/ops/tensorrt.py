@@ -1,0 +1,366 @@
+"""The tensorrt backend: a wiring through the network-definition API, no parser.
+
+Layers are named after the checkpoint. Convolutions, pooling, ReLU and additions run in
+the precision asked for; what would suffer stays FP32 in every precision: the
+pixels' normalisation, instance norm's statistics, GeM's powers, linear layers, the
+batch-norm neck, and everything behind them up to the outputs.
+
+Strongly typed versions get these types from casts in the network; for 8.6 the same
+layers carry the same types as constraints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from builders.ops import GEM_EPS, BatchNorm, Norm, Padding, pads
+from builders.ops.folding import InstanceNorm, fold, scale_and_shift
+from builders.tensorrt.library import Library, PlanError, Precision
+
+if TYPE_CHECKING:
+    from builders.spec import Image, Model
+
+Array = npt.NDArray[np.generic]
+Tensor = Any
+"""An ITensor of whichever library is loaded."""
+
+HW = (1 << 2) | (1 << 3)
+"""Reduction axes of [N, C, H, W]."""
+
+L2_EPS = 1e-12
+
+
+def define_network(
+    library: Library,
+    network: Any,
+    model: Model,
+    arrays: Mapping[str, Array],
+    precision: Precision,
+) -> TensorrtOps:
+    """Fill `network` with `model`. The returned ops hold the weights, which the
+    builder reads later: keep them until the plan is built.
+    """
+    ops = TensorrtOps(library, network, arrays, precision)
+    images = [ops.image(image) for image in model.images]
+    values: Mapping[str, Tensor] = model.network(ops, *images)
+    for name, value in values.items():
+        ops.output(value, name)
+    return ops
+
+
+class TensorrtOps:
+    """`Ops` over ITensors of `network`."""
+
+    def __init__(
+        self,
+        library: Library,
+        network: Any,
+        weights: Mapping[str, Array],
+        precision: Precision,
+    ) -> None:
+        self._library = library
+        self._trt = library.trt
+        self._network = network
+        self._weights = weights
+        self._compute = library.compute_type(precision)
+        self._kept: list[Any] = []
+        self._counts: dict[str, int] = {}
+        self._types: dict[str, Any] = {}
+
+    def image(self, image: Image) -> Tensor:
+        shape = (-1, image.height, image.width, 3)
+        x = self._network.add_input(image.name, self._trt.uint8, shape)
+        self._types[image.name] = self._trt.uint8
+        x = self._cast(x, self._trt.float32, f"{image.name}.cast")
+        permute = self._network.add_shuffle(x)
+        permute.first_transpose = self._trt.Permutation([0, 3, 1, 2])
+        x = self._done(permute, f"{image.name}.to_nchw", self._trt.float32)
+        if image.order == "BGR":
+            order = self._constant(np.array([2, 1, 0], np.int32), f"{image.name}.order")
+            swap = self._network.add_gather(x, order, 1)
+            x = self._done(swap, f"{image.name}.swap", self._trt.float32)
+        scale = 1.0 / np.array(image.std)
+        shift = -np.array(image.mean) * scale
+        x = self._scaled(x, scale, shift, f"{image.name}.normalise")
+        return self._cast(x, self._compute, f"{image.name}.to_compute")
+
+    def convolution(
+        self,
+        x: Tensor,
+        name: str,
+        channels: int,
+        *,
+        kernel: int,
+        stride: int = 1,
+        padding: Padding = 0,
+        groups: int = 1,
+        bias: bool = False,
+        norm: Norm | None = None,
+    ) -> Tensor:
+        folded = fold(self._weights, name, bias=bias, norm=norm)
+        shift = folded.bias
+        if shift is None:
+            shift = np.zeros(channels, np.float32)
+
+        def convolve(part: slice, label: str) -> Tensor:
+            return self._convolution(
+                x, folded.weight[part], shift[part], label, stride, padding, groups
+            )
+
+        if folded.instance_norm is None:
+            return convolve(slice(None), name)
+        # one convolution a half: slicing a dynamic batch would need shape tensors
+        half = folded.instance_norm.channels
+        first = self._instance_norm(
+            convolve(slice(half), f"{name}.IN"), folded.instance_norm
+        )
+        second = convolve(slice(half, None), f"{name}.BN")
+        join = self._network.add_concatenation([first, second])
+        join.axis = 1
+        return self._done(join, f"{norm.name if norm else name}.join", self._compute)
+
+    def batch_norm(self, x: Tensor, norm: BatchNorm) -> Tensor:
+        x = self._cast(x, self._trt.float32, f"{norm.name}.to_float")
+        return self._scaled(x, *scale_and_shift(self._weights, norm), norm.name)
+
+    def relu(self, x: Tensor) -> Tensor:
+        layer = self._network.add_activation(x, self._trt.ActivationType.RELU)
+        return self._done(layer, self._number("relu"), self._type(x))
+
+    def sigmoid(self, x: Tensor) -> Tensor:
+        x = self._cast(x, self._trt.float32, self._number("sigmoid.to_float"))
+        layer = self._network.add_activation(x, self._trt.ActivationType.SIGMOID)
+        return self._done(layer, self._number("sigmoid"), self._trt.float32)
+
+    def max_pool(
+        self,
+        x: Tensor,
+        *,
+        kernel: int,
+        stride: int,
+        padding: Padding = 0,
+        ceil: bool = False,
+    ) -> Tensor:
+        layer = self._network.add_pooling_nd(
+            x, self._trt.PoolingType.MAX, (kernel, kernel)
+        )
+        layer.stride_nd = (stride, stride)
+        before, after = pads(padding)
+        layer.pre_padding, layer.post_padding = (before, before), (after, after)
+        if ceil:
+            layer.padding_mode = self._trt.PaddingMode.EXPLICIT_ROUND_UP
+        return self._done(layer, self._number("max_pool"), self._type(x))
+
+    def average_pool(self, x: Tensor, *, kernel: int, stride: int) -> Tensor:
+        layer = self._network.add_pooling_nd(
+            x, self._trt.PoolingType.AVERAGE, (kernel, kernel)
+        )
+        layer.stride_nd = (stride, stride)
+        return self._done(layer, self._number("average_pool"), self._type(x))
+
+    def gem_pool(self, x: Tensor, name: str) -> Tensor:
+        # in FP16 a cube overflows above 40 and the floor's vanishes
+        x = self._cast(x, self._trt.float32, f"{name}.to_float")
+        power = self._weights[f"{name}.p"].astype(np.float32)
+        x = self._with_scalar(x, np.float32(GEM_EPS), "MAX", f"{name}.clamp")
+        x = self._with_scalar(x, power[0], "POW", f"{name}.pow")
+        x = self._reduced(x, "AVG", HW, f"{name}.mean")
+        return self._with_scalar(x, np.float32(1) / power[0], "POW", f"{name}.root")
+
+    def add(self, a: Tensor, b: Tensor) -> Tensor:
+        return self._elementwise(a, b, "SUM", self._number("add"))
+
+    def flatten(self, x: Tensor) -> Tensor:
+        layer = self._network.add_shuffle(x)
+        layer.reshape_dims = (0, int(np.prod(tuple(x.shape)[1:])))
+        return self._done(layer, self._number("flatten"), self._type(x))
+
+    def linear(self, x: Tensor, name: str, features: int) -> Tensor:
+        x = self._cast(x, self._trt.float32, f"{name}.to_float")
+        weight = self._constant(
+            self._weights[f"{name}.weight"].astype(np.float32), f"{name}.weight"
+        )
+        none, transposed = (
+            self._trt.MatrixOperation.NONE,
+            self._trt.MatrixOperation.TRANSPOSE,
+        )
+        layer = self._network.add_matrix_multiply(x, none, weight, transposed)
+        x = self._done(layer, name, self._trt.float32)
+        bias = self._weights[f"{name}.bias"].astype(np.float32)[None]
+        return self._elementwise(
+            x, self._constant(bias, f"{name}.bias"), "SUM", f"{name}.add"
+        )
+
+    def l2_norm(self, x: Tensor) -> Tensor:
+        name = self._number("l2_norm")
+        x = self._cast(x, self._trt.float32, f"{name}.to_float")
+        square = self._elementwise(x, x, "PROD", f"{name}.square")
+        total = self._reduced(square, "SUM", 1 << (len(x.shape) - 1), f"{name}.sum")
+        root = self._network.add_unary(total, self._trt.UnaryOperation.SQRT)
+        length = self._done(root, f"{name}.root", self._trt.float32)
+        length = self._with_scalar(length, np.float32(L2_EPS), "MAX", f"{name}.floor")
+        return self._elementwise(x, length, "DIV", name)
+
+    def output(self, x: Tensor, name: str) -> None:
+        """Make `x` the network's FP32 output `name`."""
+        x = self._cast(x, self._trt.float32, f"{name}.to_float")
+        layer = self._network.add_identity(x)
+        x = self._done(layer, f"{name}.output", self._trt.float32)
+        x.name = name
+        self._network.mark_output(x)
+
+    def _convolution(
+        self,
+        x: Tensor,
+        weight: npt.NDArray[np.float32],
+        bias: npt.NDArray[np.float32],
+        name: str,
+        stride: int,
+        padding: Padding,
+        groups: int,
+    ) -> Tensor:
+        x = self._cast(x, self._compute, f"{name}.to_compute")
+        layer = self._network.add_convolution_nd(
+            x,
+            weight.shape[0],
+            weight.shape[2:],
+            self._kernel_weights(weight),
+            self._kernel_weights(bias),
+        )
+        layer.stride_nd = (stride, stride)
+        before, after = pads(padding)
+        layer.pre_padding, layer.post_padding = (before, before), (after, after)
+        layer.num_groups = groups
+        return self._done(layer, name, self._compute)
+
+    def _instance_norm(self, x: Tensor, norm: InstanceNorm) -> Tensor:
+        outside = self._type(x)
+        if not (self._library.normalization and self._library.normalizes_in_float):
+            x = self._cast(x, self._trt.float32, f"{norm.name}.to_float")
+        if self._library.normalization is None:
+            x = self._decomposed_norm(x, norm)
+        else:
+            x = self._native_norm(x, norm, self._library.normalization)
+        return self._cast(x, outside, f"{norm.name}.to_compute")
+
+    def _native_norm(self, x: Tensor, norm: InstanceNorm, method: str) -> Tensor:
+        data_type = self._type(x)
+        # strongly typed, scale and shift must have the input's type
+        scale, shift = (
+            self._cast(
+                self._constant(array.reshape(1, -1, 1, 1), f"{norm.name}.{part}"),
+                data_type if self._library.strongly_typed else self._trt.float32,
+                f"{norm.name}.{part}.to_compute",
+            )
+            for array, part in ((norm.scale, "weight"), (norm.shift, "bias"))
+        )
+        layer = getattr(self._network, method)(x, scale, shift, HW)
+        layer.epsilon = norm.eps
+        if self._library.normalizes_in_float:
+            layer.compute_precision = self._trt.float32
+        return self._done(layer, norm.name, data_type)
+
+    def _decomposed_norm(self, x: Tensor, norm: InstanceNorm) -> Tensor:
+        name = norm.name
+        mean = self._reduced(x, "AVG", HW, f"{name}.mean")
+        centred = self._elementwise(x, mean, "SUB", f"{name}.centre")
+        square = self._elementwise(centred, centred, "PROD", f"{name}.square")
+        variance = self._reduced(square, "AVG", HW, f"{name}.variance")
+        floor = self._with_scalar(variance, np.float32(norm.eps), "SUM", f"{name}.eps")
+        root = self._network.add_unary(floor, self._trt.UnaryOperation.SQRT)
+        deviation = self._done(root, f"{name}.deviation", self._trt.float32)
+        x = self._elementwise(centred, deviation, "DIV", f"{name}.normalise")
+        return self._scaled(x, norm.scale, norm.shift, name)
+
+    def _scaled(
+        self,
+        x: Tensor,
+        scale: npt.NDArray[np.floating[Any]],
+        shift: npt.NDArray[np.floating[Any]],
+        name: str,
+    ) -> Tensor:
+        scale, shift = self._keep(scale), self._keep(shift)
+        layer = self._network.add_scale_nd(
+            x,
+            self._trt.ScaleMode.CHANNEL,
+            shift,
+            scale,
+            self._keep(np.ones_like(scale)),
+            1,
+        )
+        return self._done(layer, name, self._trt.float32)
+
+    def _with_scalar(
+        self, x: Tensor, value: np.float32, operation: str, name: str
+    ) -> Tensor:
+        array = np.full((1,) * len(x.shape), value, np.float32)
+        constant = self._constant(array, f"{name}.value")
+        return self._elementwise(x, constant, operation, name)
+
+    def _elementwise(self, a: Tensor, b: Tensor, operation: str, name: str) -> Tensor:
+        kind = getattr(self._trt.ElementWiseOperation, operation)
+        layer = self._network.add_elementwise(a, b, kind)
+        return self._done(layer, name, self._type(a))
+
+    def _reduced(self, x: Tensor, operation: str, axes: int, name: str) -> Tensor:
+        kind = getattr(self._trt.ReduceOperation, operation)
+        layer = self._network.add_reduce(x, kind, axes, True)  # noqa: FBT003
+        return self._done(layer, name, self._type(x))
+
+    def _cast(self, x: Tensor, data_type: Any, name: str) -> Tensor:
+        if self._type(x) == data_type:
+            return x
+        return self._done(self._network.add_cast(x, data_type), name, data_type)
+
+    def _constant(self, array: Array, name: str) -> Tensor:
+        array = self._keep(array, array.dtype)
+        layer = self._network.add_constant(array.shape, array)
+        return self._done(layer, name, layer.get_output(0).dtype)
+
+    def _kernel_weights(self, array: npt.NDArray[np.float32]) -> Any:
+        """`array` in the type that a convolution's weights must have."""
+        if not self._library.strongly_typed or self._compute == self._trt.float32:
+            return self._keep(array)
+        if self._compute == self._trt.float16:
+            return self._keep(array, np.float16)
+        bits = self._keep(_bfloat16_bits(array), np.uint16)
+        return self._trt.Weights(self._trt.bfloat16, bits.ctypes.data, bits.size)
+
+    def _keep(self, array: Any, data_type: npt.DTypeLike = np.float32) -> Any:
+        kept = np.ascontiguousarray(array, data_type)
+        self._kept.append(kept)
+        return kept
+
+    def _done(self, layer: Any, name: str, data_type: Any) -> Tensor:
+        """The output of `layer`, which is called `name` and of `data_type`."""
+        if layer is None:
+            raise PlanError(f"{self._library} refused layer {name}; its log says why")
+        layer.name = name
+        x = layer.get_output(0)
+        if not self._library.strongly_typed:
+            kinds = self._trt.LayerType
+            if layer.type not in {kinds.CAST, kinds.CONSTANT}:
+                layer.precision = data_type
+            layer.set_output_type(0, data_type)
+        x.name = f"{name}:out"
+        self._types[x.name] = data_type
+        return x
+
+    def _type(self, x: Tensor) -> Any:
+        # not x.dtype, which before strong typing is not what was asked for
+        return self._types[x.name]
+
+    def _number(self, kind: str) -> str:
+        self._counts[kind] = self._counts.get(kind, 0) + 1
+        return f"{kind}_{self._counts[kind]}"
+
+
+def _bfloat16_bits(array: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+    """`array` rounded to bfloat16 (nearest, ties to even), as its 16 bits."""
+    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+    rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+    return (rounded >> np.uint32(16)).astype(np.uint16)
