@@ -77,6 +77,13 @@ class Library:
         return hasattr(self.trt.IBuilderConfig, "set_compute_capability")
 
     @property
+    def times_kernels(self) -> bool:
+        """Whether a build times kernels, so that a timing cache is of use. Plans for
+        GPUs that are not here are finished when they are loaded instead.
+        """
+        return not self.chooses_gpu
+
+    @property
     def reports_progress(self) -> bool:
         """Whether a build tells how far it is."""
         return hasattr(self.trt, "IProgressMonitor")

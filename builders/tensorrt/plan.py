@@ -68,7 +68,11 @@ def plan_from_model(
     with_builder = _Builder(library, options, report)
     network = library.create_network(with_builder.builder)
     report("defining the network")
-    kept = define_network(library, network, model, arrays, options.precision)
+    try:
+        kept = define_network(library, network, model, arrays, options.precision)
+    except RuntimeError as exc:  # a layer without an output, as the bindings say it
+        reasons = "; ".join(with_builder.logger.errors[-3:]) or str(exc)
+        raise PlanError(f"{library} refused layer by layer: {reasons}") from exc
     plan = with_builder.build(network, model.inputs, model.batching)
     del kept
     return plan
@@ -126,7 +130,7 @@ class _Builder:
     ) -> Plan:
         """The plan of `network`. Raises PlanError with the library's own reasons."""
         config = self._config(inputs, batching)
-        timing_cache = self._load_timing_cache(config)
+        self._load_timing_cache(config)
         cancelled = self._watch(config)
         self._report("building")
         serialized = self.builder.build_serialized_network(network, config)
@@ -137,7 +141,7 @@ class _Builder:
                 f"{self._library} could not build it: "
                 f"{'; '.join(self.logger.errors[-3:]) or 'it gave no reason'}"
             )
-        self._save_timing_cache(config, timing_cache)
+        self._save_timing_cache(config)
         data = bytes(serialized)
         types, source = self._types(data, network)
         _require_precision(types, self._options.precision, source)
@@ -182,26 +186,24 @@ class _Builder:
         for index, name in enumerate(wanted):
             config.set_compute_capability(known[name], index)
 
-    def _load_timing_cache(self, config: Any) -> Any:
+    def _load_timing_cache(self, config: Any) -> None:
         path = self._options.timing_cache
+        if path is None or not self._library.times_kernels:
+            return
         data = b""
-        if path is not None:
-            with suppress(OSError):
-                data = path.read_bytes()
+        with suppress(OSError):
+            data = path.read_bytes()
         cache = config.create_timing_cache(data)
         # an old or damaged cache is no reason to fail: start a new one
         if not cache or not config.set_timing_cache(cache, False):  # noqa: FBT003
-            cache = config.create_timing_cache(b"")
-            config.set_timing_cache(cache, False)  # noqa: FBT003
-        return cache
+            config.set_timing_cache(config.create_timing_cache(b""), False)  # noqa: FBT003
 
-    def _save_timing_cache(self, config: Any, _kept: Any) -> None:
+    def _save_timing_cache(self, config: Any) -> None:
         path = self._options.timing_cache
-        cache = config.get_timing_cache()
-        if path is None or not cache:
+        if path is None or not self._library.times_kernels:
             return
         with atomic_write(path) as partial:
-            partial.write_bytes(bytes(cache.serialize()))
+            partial.write_bytes(bytes(config.get_timing_cache().serialize()))
 
     def _watch(self, config: Any) -> Callable[[], bool]:
         """Report progress and end on Ctrl-C where the version allows it; the returned

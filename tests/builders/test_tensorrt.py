@@ -1,0 +1,247 @@
+"""Plans without a GPU: TensorRT-RTX builds every network, and an interpreter executes
+the very network definition that the builder gets.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tests.references import randomised
+from tests.tensorrt_interpreter import Interpreter
+
+from builders.catalogue import models
+from builders.ops import tensorrt as backend
+from builders.ops.folding import Kernel
+from builders.ops.tensorrt import TensorrtOps, define_network
+from builders.ops.torch import Reference
+from builders.parity import parity_crops
+from builders.spec import Model
+from builders.tensorrt.library import Library, PlanError, load_library
+from builders.tensorrt.plan import PlanOptions, plan_from_model, types_from_inspector
+from builders.weights import stand_in_weights
+from builders.weights.checkpoint import matched
+
+pytest.importorskip("tensorrt_rtx")
+
+MODELS = {model.name: model for model in models()}
+GPUS = ("sm_80", "sm_86", "sm_89", "sm_120")
+LIBRARY = load_library("rtx")
+GENDER = MODELS["person_gender"]
+
+
+def _randomised(model: Model) -> dict[str, Any]:
+    """Every weight and statistic random, from the independent reference."""
+    state = randomised(model.name).state_dict()
+    return matched(model, {k: v.numpy() for k, v in state.items()}, "reference")
+
+
+def _interpreted(
+    model: Model, library: Library = LIBRARY, crops: Any = None
+) -> dict[str, np.ndarray]:
+    trt = library.trt
+    builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
+    network = library.create_network(builder)
+    kept = define_network(library, network, model, _randomised(model), "fp32")
+    outputs = Interpreter(trt).run(network, **(crops or parity_crops(model)))
+    del kept
+    return outputs
+
+
+def _gap(model: Model, got: dict[str, np.ndarray]) -> float:
+    reference = Reference(model, _randomised(model))(**parity_crops(model))
+    return max(float(np.abs(got[k] - v).max()) for k, v in reference.items())
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_the_network_definition_equals_the_torch_ops(model: Model) -> None:
+    assert _gap(model, _interpreted(model)) < 1e-4
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_so_does_instance_norm_decomposed(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Library, "normalization", None)
+    assert _gap(model, _interpreted(model)) < 1e-4
+
+
+def _wrong_stride(patch: pytest.MonkeyPatch) -> None:
+    right = TensorrtOps.max_pool
+
+    def wrong(self: TensorrtOps, x: Any, *, padding: Any = 0, **rest: Any) -> Any:
+        # one pixel off, same size
+        return right(self, x, padding=(0, 1) if padding == 1 else padding, **rest)
+
+    patch.setattr(TensorrtOps, "max_pool", wrong)
+
+
+def _wrong_eps(patch: pytest.MonkeyPatch) -> None:
+    right = backend.fold
+
+    def wrong(*args: Any, **rest: Any) -> Kernel:
+        kernel = right(*args, **rest)
+        norm = kernel.instance_norm
+        if norm is None:
+            return kernel
+        object.__setattr__(norm, "eps", 1e-2)
+        return kernel
+
+    patch.setattr(backend, "fold", wrong)
+
+
+def _swapped_halves(patch: pytest.MonkeyPatch) -> None:
+    right = TensorrtOps._instance_norm
+
+    def wrong(self: TensorrtOps, x: Any, norm: Any) -> Any:
+        swapped = type(norm)(
+            norm.name, norm.channels, norm.scale[::-1], norm.shift, norm.eps
+        )
+        return right(self, x, swapped)
+
+    patch.setattr(TensorrtOps, "_instance_norm", wrong)
+
+
+def _wrong_permutation(patch: pytest.MonkeyPatch) -> None:
+    permutation = LIBRARY.trt.Permutation
+    patch.setattr(
+        LIBRARY.trt, "Permutation", lambda _axes: permutation([0, 3, 2, 1])
+    )
+
+
+BREAKS = (_wrong_stride, _wrong_eps, _swapped_halves, _wrong_permutation)
+
+
+@pytest.mark.parametrize("break_it", BREAKS)
+def test_a_broken_op_is_noticed(
+    break_it: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_it(monkeypatch)
+    assert _gap(GENDER, _interpreted(GENDER)) > 1e-3
+
+
+@pytest.mark.parametrize("gpu", GPUS)
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_every_model_builds_in_every_precision(model: Model, gpu: str) -> None:
+    arrays = stand_in_weights(model).arrays
+    for precision in LIBRARY.precisions:
+        plan = plan_from_model(
+            LIBRARY, model, arrays, PlanOptions(precision, (gpu,)), lambda _: None
+        )
+        wanted = {"fp16": "FP16", "bf16": "BF16"}.get(precision, "FP32")
+        assert set(plan.types) == {wanted}
+        assert len(plan.data) > 1_000_000
+
+
+def test_sensitive_parts_stay_in_fp32() -> None:
+    model = MODELS["person_gender_reid"]
+    trt = LIBRARY.trt
+    network = LIBRARY.create_network(trt.Builder(trt.Logger(trt.Logger.ERROR)))
+    kept = define_network(LIBRARY, network, model, _randomised(model), "fp16")
+    half, whole = trt.LayerType.CONVOLUTION, set()
+    for index in range(network.num_layers):
+        layer = network.get_layer(index)
+        if layer.type == half:
+            assert layer.get_output(0).dtype == trt.float16
+        elif layer.get_output(0).dtype == trt.float32:
+            whole.add(layer.name)
+    del kept
+    assert {
+        "backbone.layer1.0.bn1.IN",
+        "heads.pool_layer.pow",
+        "heads.bottleneck.0",
+        "gender_classifier.linear_layers.linear.0",
+        "sigmoid_1",
+        "embedding.output",
+    } <= whole
+
+
+def test_layers_are_named_after_the_checkpoint() -> None:
+    trt = LIBRARY.trt
+    network = LIBRARY.create_network(trt.Builder(trt.Logger(trt.Logger.ERROR)))
+    kept = define_network(LIBRARY, network, GENDER, _randomised(GENDER), "fp32")
+    names = [network.get_layer(i).name for i in range(network.num_layers)]
+    del kept
+    assert len(set(names)) == len(names)
+    assert {"backbone.conv1", "backbone.layer1.0.conv1.IN", "gender_conv.0"} <= set(
+        names
+    )
+
+
+def _plan(**options: Any) -> Any:
+    arrays = options.pop("arrays", None) or stand_in_weights(GENDER).arrays
+    return plan_from_model(
+        LIBRARY, GENDER, arrays, PlanOptions(**options), lambda _: None
+    )
+
+
+def test_gpu_types_are_asked_for_and_checked() -> None:
+    with pytest.raises(PlanError, match=r"needs to know the GPU: --gpu .*sm_86"):
+        _plan()
+    with pytest.raises(PlanError, match=r"no GPU type sm_90; it builds for sm_75"):
+        _plan(gpus=("sm_90",))
+
+
+def test_weights_of_a_wrong_shape_are_refused() -> None:
+    arrays = dict(stand_in_weights(GENDER).arrays)
+    arrays["backbone.layer2.0.conv1.weight"] = np.zeros((128, 32, 3, 3), np.float32)
+    with pytest.raises(PlanError, match=r"could not build|refused layer"):
+        _plan(arrays=arrays, gpus=("sm_86",))
+
+
+def test_progress_is_reported() -> None:
+    said: list[str] = []
+    arrays = stand_in_weights(GENDER).arrays
+    options = PlanOptions("fp16", ("sm_86",))
+    plan_from_model(LIBRARY, GENDER, arrays, options, said.append)
+    assert any(text.startswith("building: ") for text in said)
+
+
+def test_an_interrupted_build_ends() -> None:
+    def interrupt(text: str) -> None:
+        if text.startswith("building: "):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        plan_from_model(
+            LIBRARY,
+            GENDER,
+            stand_in_weights(GENDER).arrays,
+            PlanOptions("fp16", ("sm_86",)),
+            interrupt,
+        )
+
+
+def test_inspectors_of_all_versions_are_read() -> None:
+    text = """{"Layers": [
+      {"LayerType": "CaskConvolution", "ParameterType": "Convolution",
+       "Inputs": [{"Format/Datatype": "Channel major FP16 format"}]},
+      {"LayerType": "CaskGemmConvolution",
+       "Inputs": [{"Format/Datatype": "Row major linear FP32"}]},
+      {"LayerType": "conv", "Inputs": [{"Datatype": "Half"}]},
+      {"LayerType": "Reformat", "Inputs": [{"Datatype": "Int8"}]},
+      "a plain string"]}"""
+    assert types_from_inspector(text) == {"FP16": 2, "FP32": 1}
+
+
+def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "tensorrt", None)
+    with pytest.raises(PlanError, match=r'pip install "personserve\[tensorrt\]"'):
+        load_library.__wrapped__("tensorrt")
+
+
+def test_the_interpreter_itself_knows_torch() -> None:
+    """A network of one layer of each kind that the models do not all use."""
+    trt = LIBRARY.trt
+    network = LIBRARY.create_network(trt.Builder(trt.Logger(trt.Logger.ERROR)))
+    x = network.add_input("x", trt.float32, (-1, 3, 5, 5))
+    order = network.add_constant((3,), np.array([2, 1, 0], np.int32)).get_output(0)
+    y = network.add_gather(x, order, 1).get_output(0)
+    y.name = "y"
+    network.mark_output(y)
+    array = torch.rand(2, 3, 5, 5).numpy()
+    np.testing.assert_array_equal(
+        Interpreter(trt).run(network, x=array)["y"], array[:, ::-1]
+    )
