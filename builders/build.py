@@ -1,7 +1,8 @@
 """Building for a target: from weights to files in the repository.
 
-A file lands only after it was checked against the torch reference, and lands whole.
-What its inputs have not changed is not built again.
+A file lands only after it was checked, and lands whole, with a record of what it was
+made from beside it (for a plan, that record is its passport). What its inputs have not
+changed is not built again.
 """
 
 from __future__ import annotations
@@ -11,14 +12,17 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from builders import config
 from builders.catalogue import catalogue
+from builders.onnx_file import checked_onnx_file
 from builders.parity import parity_crops, require_parity
 from builders.repository import ROOT, Repository, atomic_write, write_text
-from builders.spec import Declaration, Ensemble, Model, PythonModel
+from builders.spec import Declaration, Ensemble, Model, Network, PythonModel
+from builders.tensorrt.engine import current_gpu
+from builders.tensorrt.library import Library, Precision, Target, load_library
 from builders.weights import (
     Checkpoint,
     CheckpointError,
@@ -30,27 +34,48 @@ from builders.weights import (
     stand_in_weights,
 )
 
-RUNTIME = Path(__file__).with_name("runtimes") / "cpu_model.py"
+RUNTIMES = Path(__file__).with_name("runtimes")
+ENGINE_MODULE = Path(__file__).with_name("tensorrt") / "engine.py"
 ONNX_FILE = "model.onnx"
-GRAPH_SOURCES = ("ops", "networks", "models", "weights/standin.py")
+PLAN_FILE = "model.plan"
+GRAPH_SOURCES = ("ops", "networks", "models", "tensorrt", "weights/standin.py")
 """Parts of builders/ that decide what is in a built file."""
+
+NEEDS: dict[str, tuple[str, ...]] = {
+    "cpu": (ONNX_FILE, "cpu_model.py"),
+    "onnxruntime": (ONNX_FILE,),
+    "tensorrt": (PLAN_FILE,),
+    "rtx": (PLAN_FILE, "plan_model.py", ENGINE_MODULE.name),
+}
+"""Files of a network that the server loads, by target."""
 
 Report = Callable[[str], None]
 """Told what a build is doing, in a few words, as it goes."""
 
 
 @dataclass(frozen=True)
+class BuildOptions:
+    """How to build plans; the cpu target needs none of it. `gpus` names GPU types for
+    TensorRT-RTX; `from_onnx` goes through NVIDIA's parser instead of our ops.
+    """
+
+    precision: Precision = "fp32"
+    gpus: tuple[str, ...] = ()
+    from_onnx: bool = False
+
+
+@dataclass(frozen=True)
 class Built:
-    """What became of one model's build."""
+    """What became of one model's build; `summary` is for people."""
 
     path: Path
     origin: Origin
     fresh: bool
-    parity: str
+    summary: str
 
 
 def choose_weights(
-    model: Model, repository: Repository, path: Path | None, *, stand_in: bool
+    model: Network, repository: Repository, path: Path | None, *, stand_in: bool
 ) -> Origin:
     """Which weights to build `model` from: the file at `path`, stand-ins if asked,
     else what weights.json says. Raises CheckpointError where that file is not there
@@ -78,41 +103,45 @@ def choose_weights(
     return origin
 
 
-def build_cpu(
-    model: Model, origin: Origin, repository: Repository, report: Report
+def build(
+    target: str,
+    model: Network,
+    origin: Origin,
+    repository: Repository,
+    options: BuildOptions,
+    report: Report,
 ) -> Built:
-    """model.onnx and the ONNX Runtime TritonPythonModel of `model`.
+    """Build `model` for `target`: its file, record, and what runs it on the server.
 
-    Raises CheckpointError, ParityError or onnx.checker.ValidationError; then nothing
-    in the repository has changed.
+    Raises CheckpointError, ParityError, PlanError, OnnxFileError or
+    onnx.checker.ValidationError; then nothing in the repository has changed.
     """
-    artefact = repository.built(model.name, ONNX_FILE)
+    library = load_library(_plan_target(target)) if target != "cpu" else None
+    artefact = repository.built(model.name, PLAN_FILE if library else ONNX_FILE)
     inputs = {"weights": str(origin), "graph": graph_digest()}
+    if library is not None:
+        inputs |= _plan_inputs(library, options)
     record = repository.record(artefact)
-    unchanged = record is not None and record["inputs"] == inputs
-    if record is None or not unchanged:
-        weights = _weights(model, origin, report)
-        data, parity = _checked_onnx(model, weights, report)
+    fresh = record is None or record["inputs"] != inputs
+    if fresh:
+        if library is None:
+            data, facts = _cpu_file(model, origin, report)
+        else:
+            data, facts = _plan_file(library, model, origin, options, report)
         report("writing")
         with atomic_write(artefact) as partial:
             partial.write_bytes(data)
-        record = {"inputs": inputs, "parity": parity, "built": _now()}
+        record = {**facts, "inputs": inputs, "built": _now()}
         repository.write_record(artefact, record)
-    _copy(RUNTIME, repository.built(model.name, RUNTIME.name))
+    # a plan can be served by either of the targets that load plans
+    for file in NEEDS["cpu" if library is None else "rtx"]:
+        source = ENGINE_MODULE if file == ENGINE_MODULE.name else RUNTIMES / file
+        if source.suffix == ".py":
+            _copy(source, repository.built(model.name, file))
     if repository.origin(model.name) != origin:
         repository.set_origin(model.name, origin)
         render(repository)
-    return Built(artefact, origin, not unchanged, record["parity"])
-
-
-def build_python(model: PythonModel, repository: Repository) -> None:
-    """A Python model's files, laid beside each other as the server imports them."""
-    _copy(model.source, repository.built(model.name, "model.py"))
-    for module in model.modules:
-        package = repository.built(model.name, module.parent.name)
-        _copy(module, package / module.name)
-        # a package of its own, so that it wins over an installed one of another age
-        write_text(package / "__init__.py", "")
+    return Built(artefact, origin, fresh, str((record or {}).get("summary", "")))
 
 
 def build_joints(repository: Repository) -> None:
@@ -121,23 +150,17 @@ def build_joints(repository: Repository) -> None:
     """
     for declaration in catalogue().values():
         if isinstance(declaration, PythonModel):
-            build_python(declaration, repository)
+            _build_python(declaration, repository)
         elif isinstance(declaration, Ensemble):
             repository.built(declaration.name, "").mkdir(parents=True, exist_ok=True)
 
 
 def is_built(declaration: Declaration, repository: Repository, target: str) -> bool:
     """Whether all files are there that `target` needs to load `declaration`."""
-    if isinstance(declaration, PythonModel):
-        return repository.built(declaration.name, "model.py").is_file()
-    if isinstance(declaration, Model):
-        needs = {
-            "cpu": (ONNX_FILE, RUNTIME.name),
-            "onnxruntime": (ONNX_FILE,),
-            "tensorrt": ("model.plan",),
-        }[target]
-        return all(repository.built(declaration.name, file).is_file() for file in needs)
-    return all(is_built(s.model, repository, target) for s in declaration.steps)
+    if isinstance(declaration, Ensemble):
+        return all(is_built(s.model, repository, target) for s in declaration.steps)
+    needs = NEEDS[target] if isinstance(declaration, Network) else ("model.py",)
+    return all(repository.built(declaration.name, file).is_file() for file in needs)
 
 
 def render(repository: Repository, *, check: bool = False) -> list[Path]:
@@ -156,7 +179,7 @@ def render(repository: Repository, *, check: bool = False) -> list[Path]:
 
 def graph_digest() -> str:
     """A hash of the code that decides what is built."""
-    digest = hashlib.sha256(version("onnx").encode())
+    digest = hashlib.sha256()
     for part in GRAPH_SOURCES:
         path = ROOT / "builders" / part
         for file in sorted(path.glob("*.py")) if path.is_dir() else [path]:
@@ -164,12 +187,22 @@ def graph_digest() -> str:
     return digest.hexdigest()[:16]
 
 
-def _weights(model: Model, origin: Origin, report: Report) -> Weights:
+def load(model: Model, origin: Origin, report: Report = lambda _doing: None) -> Weights:
+    """The weights that `origin` stands for. Raises CheckpointError."""
     if isinstance(origin, StandIn):
         report("making stand-in weights")
         return stand_in_weights(model, origin.seed)
     report(f"reading {Path(origin.file).name}")
     return load_weights(model, Path(origin.file))
+
+
+def _cpu_file(
+    model: Network, origin: Origin, report: Report
+) -> tuple[bytes, dict[str, Any]]:
+    if not isinstance(model, Model):
+        return checked_onnx_file(model, origin), {"summary": "as imported"}
+    data, parity = _checked_onnx(model, load(model, origin, report), report)
+    return data, {"summary": f"differs from torch by {parity}"}
 
 
 def _checked_onnx(model: Model, weights: Weights, report: Report) -> tuple[bytes, str]:
@@ -190,6 +223,74 @@ def _checked_onnx(model: Model, weights: Weights, report: Report) -> tuple[bytes
     return data, ", ".join(f"{d.output} {d.max_abs:.1e}" for d in found)
 
 
+def _plan_target(target: str) -> Target:
+    return "rtx" if target == "rtx" else "tensorrt"
+
+
+def _plan_inputs(library: Library, options: BuildOptions) -> dict[str, Any]:
+    """What a plan depends on besides weights and code."""
+    gpu = current_gpu()
+    here = [gpu.capability] if gpu and not library.chooses_gpu else []
+    return {
+        "library": str(library),
+        "precision": options.precision,
+        "gpus": list(options.gpus) or here,
+        "from_onnx": options.from_onnx,
+    }
+
+
+def _plan_file(
+    library: Library,
+    model: Network,
+    origin: Origin,
+    options: BuildOptions,
+    report: Report,
+) -> tuple[bytes, dict[str, Any]]:
+    """A plan and its passport."""
+    from builders.tensorrt.plan import PlanOptions, plan_from_model, plan_from_onnx
+
+    gpu = current_gpu()
+    cache = f"{library.target}-{library.version}-{gpu.capability if gpu else 'none'}"
+    how = PlanOptions(
+        options.precision, options.gpus, timing_cache=ROOT / ".timing" / cache
+    )
+    if isinstance(model, Model) and not options.from_onnx:
+        arrays = load(model, origin, report).arrays
+        plan = plan_from_model(library, model, arrays, how, report)
+    else:
+        data, _ = _cpu_file(model, origin, report)
+        plan = plan_from_onnx(library, data, model.inputs, model.batching, how, report)
+    tensors = {t.name: t for t in (*model.inputs, *model.output_tensors)}
+    counted = ", ".join(f"{n} {kind}" for kind, n in plan.types.items())
+    return plan.data, {
+        "library": "TensorRT-RTX" if library.target == "rtx" else "TensorRT",
+        "version": library.version,
+        "gpus": list(options.gpus) or ([gpu.capability] if gpu else []),
+        "gpu_name": gpu.name if gpu else None,
+        "precision": options.precision,
+        "profile": [1, model.batching.usual, model.batching.maximum],
+        "tensors": {n: [t.data_type, *t.shape] for n, t in tensors.items()},
+        "weights": str(origin),
+        "stand_in": isinstance(origin, StandIn),
+        "calibration": None,
+        "convolutions": plan.types,
+        "convolutions_from": plan.types_from,
+        "parity": None,
+        "summary": f"{library}, {options.precision}, convolutions: {counted} "
+        f"({plan.types_from})",
+    }
+
+
+def _build_python(model: PythonModel, repository: Repository) -> None:
+    """A Python model's files, laid beside each other as the server imports them."""
+    _copy(model.source, repository.built(model.name, "model.py"))
+    for module in model.modules:
+        package = repository.built(model.name, module.parent.name)
+        _copy(module, package / module.name)
+        # a package of its own, so that it wins over an installed one of another age
+        write_text(package / "__init__.py", "")
+
+
 def _copy(source: Path, path: Path) -> None:
     if path.is_file() and path.read_bytes() == source.read_bytes():
         return
@@ -199,9 +300,3 @@ def _copy(source: Path, path: Path) -> None:
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-BUILDERS: dict[str, Callable[[Model, Origin, Repository, Report], Built]] = {
-    "cpu": build_cpu,
-}
-"""How a model is built, by target."""

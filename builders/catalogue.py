@@ -11,7 +11,12 @@ from collections.abc import Iterable
 from functools import cache
 from importlib import import_module
 
-from builders.spec import Declaration, Ensemble, Model, PythonModel, SpecError
+from builders.spec import (
+    Declaration,
+    Model,
+    Network,
+    SpecError,
+)
 
 PACKAGES = ("builders.models", "ensembles")
 
@@ -29,10 +34,11 @@ def catalogue() -> dict[str, Declaration]:
                 import_module(f"{package}.{info.name}"), "MODEL", None
             )
             where = f"{package.replace('.', '/')}/{info.name}"
-            if not isinstance(declaration, Model | PythonModel | Ensemble):
+            if not isinstance(declaration, Declaration):
                 raise SpecError(
-                    f"{where}: expected MODEL = Model(...), PythonModel(...) or "
-                    f"Ensemble(...), got {type(declaration).__name__}"
+                    f"{where}: expected MODEL = Model(...), OnnxModel(...), "
+                    "PythonModel(...) or Ensemble(...), got "
+                    f"{type(declaration).__name__}"
                 )
             if declaration.name != info.name:
                 raise SpecError(
@@ -43,11 +49,16 @@ def catalogue() -> dict[str, Declaration]:
     return dict(sorted(found.items()))
 
 
-def models(names: Iterable[str] = ()) -> list[Model]:
+def networks(names: Iterable[str] = ()) -> list[Network]:
     """The declared networks called `names`, or all. Raises KeyError with the choice."""
-    known = {n: d for n, d in catalogue().items() if isinstance(d, Model)}
+    known = {n: d for n, d in catalogue().items() if isinstance(d, Network)}
     wanted = list(names) or list(known)
     for name in wanted:
         if name not in known:
             raise KeyError(f"no model {name!r}; there are: {', '.join(known)}")
     return [known[name] for name in wanted]
+
+
+def models(names: Iterable[str] = ()) -> list[Model]:
+    """Those of `networks(names)` that are wired here."""
+    return [model for model in networks(names) if isinstance(model, Model)]

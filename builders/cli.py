@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.box import SIMPLE
@@ -18,12 +18,23 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from builders import build as building
-from builders.catalogue import catalogue, models
+from builders.catalogue import catalogue, models, networks
+from builders.onnx_file import (
+    OnnxFileError,
+    checked_onnx_file,
+    declaration_of,
+    declaration_text,
+)
 from builders.parity import ParityError
-from builders.repository import Repository
+from builders.repository import ROOT, Repository, atomic_write, write_text
 from builders.server import LOOPBACK, Ports, ServeError, TritonServer, stand_ins
-from builders.spec import Model, SpecError
+from builders.spec import Model, Network, SpecError
+from builders.tensorrt.doctor import findings
+from builders.tensorrt.engine import EngineError
+from builders.tensorrt.library import PRECISIONS, PlanError
+from builders.verify import Check, VerificationError, reference_check, verify_built
 from builders.weights import CheckpointError
+from builders.weights.wts import write_wts
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,7 +46,17 @@ app = typer.Typer(
 console = Console()
 errors = Console(stderr=True)
 
-EXPECTED = (CheckpointError, ParityError, ServeError, SpecError)
+EXPECTED = (
+    CheckpointError,
+    EngineError,
+    OnnxFileError,
+    ParityError,
+    PlanError,
+    ServeError,
+    SpecError,
+    VerificationError,
+)
+BUILD_TARGETS = ("cpu", "tensorrt", "rtx")
 
 Names = Annotated[
     list[str] | None,
@@ -48,11 +69,19 @@ def main() -> None:
     try:
         app()
     except EXPECTED as exc:
-        errors.print(f"[red]error:[/red] {exc}", highlight=False)
-        sys.exit(1)
+        _fail(str(exc))
     except KeyError as exc:
-        errors.print(f"[red]error:[/red] {exc.args[0]}", highlight=False)
-        sys.exit(1)
+        _fail(str(exc.args[0]))
+    except OSError as exc:
+        # a full disk, a folder that cannot be written: nothing is left half-written
+        _fail(str(exc))
+
+
+def _fail(message: str) -> NoReturn:
+    errors.print("error:", style="red", end=" ")
+    # not as markup: messages name extras, as in personserve[tensorrt]
+    errors.print(message, markup=False, highlight=False, soft_wrap=True)
+    sys.exit(1)
 
 
 @app.command("list")
@@ -103,7 +132,11 @@ def render(
 def build(
     names: Names = None,
     target: Annotated[
-        str, typer.Option(help="What to build for: cpu (ONNX Runtime).")
+        str,
+        typer.Option(
+            help="cpu (ONNX Runtime), tensorrt (plan for this GPU), or rtx "
+            "(TensorRT-RTX plan for any GPU named by --gpu)."
+        ),
     ] = "cpu",
     weights: Annotated[
         Path | None,
@@ -112,52 +145,170 @@ def build(
     stand_in: Annotated[
         bool, typer.Option("--stand-in", help="Go back to untrained weights.")
     ] = False,
+    precision: Annotated[
+        str, typer.Option(help=f"Of plans: {', '.join(PRECISIONS)}.")
+    ] = "fp32",
+    gpu: Annotated[
+        list[str] | None,
+        typer.Option(help="GPU type for rtx, as sm_86; may be repeated."),
+    ] = None,
+    from_: Annotated[
+        str, typer.Option("--from", help="wiring (our ops) or onnx (NVIDIA's parser).")
+    ] = "wiring",
 ) -> None:
-    """Build models; each is checked against torch before it lands."""
-    if target not in building.BUILDERS:
-        raise ServeError(
-            f"target {target!r}: expected one of {', '.join(building.BUILDERS)}"
-        )
-    chosen = models(names or ())
+    """Build models; each is checked before it lands."""
+    options = building.BuildOptions(
+        one_of("--precision", precision, PRECISIONS),  # type: ignore[arg-type]
+        tuple(gpu or ()),
+        from_onnx=one_of("--from", from_, ("wiring", "onnx")) == "onnx",
+    )
+    one_of("--target", target, BUILD_TARGETS)
+    chosen = networks(names or ())
     if weights is not None and len(chosen) != 1:
         raise CheckpointError("--weights goes with exactly one MODEL")
-    build_all(Repository(), chosen, target, weights, stand_in=stand_in)
+    build_all(Repository(), chosen, target, weights, stand_in=stand_in, options=options)
 
 
 def build_all(
     repository: Repository,
-    chosen: list[Model],
+    chosen: Sequence[Network],
     target: str,
     weights: Path | None = None,
     *,
     stand_in: bool = False,
+    options: building.BuildOptions | None = None,
 ) -> None:
-    """Build `chosen` and what joins them, with a line of progress each."""
+    """Build `chosen` and what joins them, with a line for each."""
     building.render(repository)
-    with Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-    ) as progress:
-        task = progress.add_task("", total=None)
+    with _doing() as say:
         for model in chosen:
 
             def report(doing: str, name: str = model.name) -> None:
-                progress.update(task, description=f"{name}: {doing}")
+                say(f"{name}: {doing}")
 
             origin = building.choose_weights(
                 model, repository, weights, stand_in=stand_in
             )
-            built = building.BUILDERS[target](model, origin, repository, report)
+            built = building.build(
+                target,
+                model,
+                origin,
+                repository,
+                options or building.BuildOptions(),
+                report,
+            )
             console.print(
                 f"{'built     ' if built.fresh else 'up to date'} {model.name}: "
-                f"differs from torch by {built.parity}; weights: {origin}",
+                f"{built.summary}; weights: {origin}",
                 highlight=False,
                 soft_wrap=True,
             )
     building.build_joints(repository)
+
+
+@app.command("import")
+def import_onnx(
+    file: Annotated[Path, typer.Argument(help="An ONNX file with a batch dimension.")],
+    name: Annotated[str, typer.Option(help="What the model is to be called.")],
+) -> None:
+    """Make a model of an ONNX file: declaration, configs, CPU target.
+
+    Build its plan afterwards like any other's: build NAME --target tensorrt.
+    """
+    path = ROOT / "builders" / "models" / f"{name}.py"
+    if path.exists():
+        raise OnnxFileError(f"{_relative(path)} is there already; choose another name")
+    model = declaration_of(file, name)
+    repository = Repository()
+    origin = building.choose_weights(model, repository, file, stand_in=False)
+    checked_onnx_file(model, origin)
+    write_text(path, declaration_text(model))
+    catalogue.cache_clear()
+    build_all(repository, networks([name]), "cpu", file)
+    console.print(f"wrote {_relative(path)}")
+
+
+@app.command()
+def reference(
+    name: Annotated[str, typer.Argument(metavar="MODEL")],
+    output: Annotated[Path, typer.Option(help="Where to write it (.npz).")],
+    export: Annotated[
+        Path | None,
+        typer.Option(help="Write its weights here (.wts), to build from there."),
+    ] = None,
+) -> None:
+    """Save torch's answers for verifying on a machine without torch."""
+    (model,) = models([name])
+    repository = Repository()
+    origin = repository.origin(name)
+    weights = building.load(model, origin)
+    if export is not None:
+        with atomic_write(export) as partial:
+            write_wts(partial, weights.arrays)
+        origin = building.choose_weights(model, repository, export, stand_in=False)
+        console.print(f"wrote {export}")
+    reference_check(model, weights.arrays, origin).save(output)
+    console.print(f"wrote {output}")
+
+
+@app.command()
+def verify(
+    names: Names = None,
+    target: Annotated[str, typer.Option(help="cpu, tensorrt or rtx.")] = "cpu",
+    precision: Annotated[
+        str | None, typer.Option(help="Require plans of this precision.")
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            help="Saved reference of the one MODEL; torch's own if not given."
+        ),
+    ] = None,
+) -> None:
+    """Compare what was built with the torch reference, on noise and real crops.
+
+    The result goes into the record of the built file (a plan's passport).
+    """
+    one_of("--target", target, BUILD_TARGETS)
+    repository, failed = Repository(), []
+    for model in models(names or ()):
+        with _doing() as say:
+            say(f"{model.name}: running the reference")
+            origin = repository.origin(model.name)
+            if reference is None:
+                arrays = building.load(model, origin).arrays
+                check = reference_check(model, arrays, origin)
+            else:
+                check = Check.load(reference)
+            say(f"{model.name}: running what was built")
+            found = verify_built(model, repository, target, precision, check)
+        for measure in found:
+            mark = "[green]passed[/green]" if measure.passed else "[red]FAILED[/red]"
+            console.print(
+                f"{mark} {model.name} {measure}", highlight=False, soft_wrap=True
+            )
+        if not all(measure.passed for measure in found):
+            failed.append(model.name)
+    if failed:
+        raise VerificationError(f"outside tolerance: {', '.join(failed)}")
+
+
+@app.command()
+def doctor(
+    container: Annotated[
+        str | None, typer.Option(help="Month of NVIDIA's Triton container, as 26.08.")
+    ] = None,
+    server: Annotated[
+        str | None, typer.Option(help="gRPC address of a running server, host:port.")
+    ] = None,
+) -> None:
+    """Say what will not load or would answer wrongly; exit 1 if there is anything."""
+    found = list(findings(Repository(), container, server))
+    for finding in found:
+        console.print(str(finding), soft_wrap=True, highlight=False)
+    if found:
+        raise typer.Exit(1)
+    console.print("nothing to say: everything fits")
 
 
 @app.command(
@@ -236,6 +387,27 @@ def demo(
     build_all(repository, models(show.MODELS), "cpu")
     with _stopping_on_sigterm():
         show.run(repository, source, output, boxes, frames, console)
+
+
+def one_of(option: str, value: str, choice: Sequence[str]) -> str:
+    """`value`, if it is one of `choice`. Raises typer.BadParameter."""
+    if value not in choice:
+        raise typer.BadParameter(f"{option} {value}: expected {', '.join(choice)}")
+    return value
+
+
+@contextmanager
+def _doing() -> Iterator[Callable[[str], None]]:
+    """A spinner with what is being done and for how long."""
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    ) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda text: progress.update(task, description=text)
 
 
 def _relative(path: Path) -> Path:

@@ -15,7 +15,7 @@ from google.protobuf import json_format, text_format
 from tritonclient.grpc import model_config_pb2
 
 from builders.repository import Repository
-from builders.spec import Declaration, Ensemble, Model, PythonModel, Tensor
+from builders.spec import Declaration, Ensemble, Model, Network, PythonModel, Tensor
 from builders.weights import StandIn
 
 DEFAULT_TARGET = "tensorrt"
@@ -25,7 +25,7 @@ GENERATED = "# Rendered by `python -m builders render`; edit the declaration ins
 Fields = dict[str, Any]
 
 
-def _tensorrt(model: Model) -> Fields:
+def _tensorrt(model: Network) -> Fields:
     return {
         "platform": "tensorrt_plan",
         "default_model_filename": "model.plan",
@@ -37,7 +37,7 @@ def _tensorrt(model: Model) -> Fields:
     }
 
 
-def _onnxruntime(model: Model) -> Fields:
+def _onnxruntime(model: Network) -> Fields:
     return {
         "backend": "onnxruntime",
         "default_model_filename": "model.onnx",
@@ -47,7 +47,7 @@ def _onnxruntime(model: Model) -> Fields:
     }
 
 
-def _cpu(model: Model) -> Fields:
+def _cpu(model: Network) -> Fields:
     # no dynamic batching: a larger batch is no faster on a CPU, and merging requests
     # for one instance leaves the others idle (loadtest/BENCHMARKS.md)
     return {
@@ -58,15 +58,25 @@ def _cpu(model: Model) -> Fields:
     }
 
 
-TARGETS: Mapping[str, Callable[[Model], Fields]] = {
+def _rtx(model: Network) -> Fields:
+    return _tensorrt(model) | {
+        "platform": "",
+        "backend": "python",
+        "default_model_filename": "plan_model.py",
+        "parameters": {"FORCE_CPU_ONLY_INPUT_TENSORS": {"string_value": "no"}},
+    }
+
+
+TARGETS: Mapping[str, Callable[[Network], Fields]] = {
     DEFAULT_TARGET: _tensorrt,
     "cpu": _cpu,
     "onnxruntime": _onnxruntime,
+    "rtx": _rtx,
 }
 """How a network is executed, by target; each gives what is its own in the config."""
 
 
-def _dynamic_batching(model: Model) -> Fields:
+def _dynamic_batching(model: Network) -> Fields:
     delay_us = model.batching.queue_delay_us
     return {"max_queue_delay_microseconds": delay_us} if delay_us else {}
 
@@ -76,14 +86,16 @@ def configs(
 ) -> Iterator[tuple[Path, str]]:
     """(path, text) of every config of `declaration` in `repository`."""
     folder = repository.folder(declaration.name)
-    if not isinstance(declaration, Model):
+    if not isinstance(declaration, Network):
         yield folder / "config.pbtxt", config_text(_joined(declaration, repository))
         return
     shared = _shared(declaration, repository)
     for target, fields in TARGETS.items():
         default = target == DEFAULT_TARGET
         path = folder / ("config.pbtxt" if default else f"configs/{target}.pbtxt")
-        yield path, config_text(shared | fields(declaration))
+        own = fields(declaration)
+        parameters = shared["parameters"] | own.pop("parameters", {})
+        yield path, config_text(shared | own | {"parameters": parameters})
 
 
 def config_text(fields: Fields) -> str:
@@ -93,7 +105,7 @@ def config_text(fields: Fields) -> str:
     return GENERATED + text
 
 
-def _shared(model: Model, repository: Repository) -> Fields:
+def _shared(model: Network, repository: Repository) -> Fields:
     return {
         "name": model.name,
         "max_batch_size": model.batching.maximum,
@@ -165,7 +177,7 @@ def _tensors(tensors: Sequence[Tensor]) -> list[Fields]:
     ]
 
 
-def _warm_up(model: Model, batch_sizes: set[int]) -> list[Fields]:
+def _warm_up(model: Network, batch_sizes: set[int]) -> list[Fields]:
     return [
         {
             "name": f"batch {size}",
@@ -173,7 +185,7 @@ def _warm_up(model: Model, batch_sizes: set[int]) -> list[Fields]:
             "inputs": {
                 tensor.name: {
                     "data_type": f"TYPE_{tensor.data_type}",
-                    "dims": list(tensor.shape),
+                    "dims": [1 if d < 0 else d for d in tensor.shape],
                     "random_data": True,
                 }
                 for tensor in model.inputs
@@ -187,9 +199,11 @@ def _parameters(values: Mapping[str, str]) -> Fields:
     return {key: {"string_value": value} for key, value in values.items() if value}
 
 
-def _tensor_parameters(model: Model) -> dict[str, str]:
+def _tensor_parameters(model: Network) -> dict[str, str]:
     """What a client needs to know about tensors, as `<tensor>.<fact>`."""
     facts: dict[str, str] = {}
+    if not isinstance(model, Model):
+        return facts
     for image in model.images:
         facts[f"{image.name}.order"] = "RGB"
         facts[f"{image.name}.interpolation"] = image.interpolation

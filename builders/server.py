@@ -32,7 +32,14 @@ from typing import TYPE_CHECKING
 from builders.build import is_built
 from builders.catalogue import catalogue
 from builders.repository import Repository
-from builders.spec import Declaration, Ensemble, Model, PythonModel, Tensor
+from builders.spec import (
+    ITEM_BYTES,
+    Declaration,
+    Ensemble,
+    Network,
+    PythonModel,
+    Tensor,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -291,9 +298,9 @@ def _shm_bytes(declaration: Declaration, target: str) -> int:
     """
 
     def size(tensors: Sequence[Tensor], n: int) -> int:
-        item = {"UINT8": 1, "INT32": 4, "INT64": 8, "FP32": 4}
         return sum(
-            n * item[t.data_type] * prod(d for d in t.shape if d > 0) for t in tensors
+            n * ITEM_BYTES[t.data_type] * prod(d for d in t.shape if d > 0)
+            for t in tensors
         )
 
     if isinstance(declaration, Ensemble):
@@ -302,11 +309,10 @@ def _shm_bytes(declaration: Declaration, target: str) -> int:
         people = int(declaration.parameters.get("max_people", "1"))
         tensors = size(declaration.output_tensors, people) + FRAME_SHM_BYTES
         return declaration.instances * (BASE_SHM_BYTES + tensors)
-    if target != "cpu":
-        return 0
     batching = declaration.batching
+    instances = {"cpu": batching.cpu_instances, "rtx": batching.gpu_instances}
     tensors = size(declaration.inputs, batching.maximum)
-    return batching.cpu_instances * (BASE_SHM_BYTES + tensors)
+    return instances.get(target, 0) * (BASE_SHM_BYTES + tensors)
 
 
 def _die_with_parent() -> Callable[[], None]:
@@ -357,7 +363,9 @@ def _stub() -> Path:
 
 def _libpython() -> Path:
     name = sysconfig.get_config_var("INSTSONAME") or ""
-    return Path(sysconfig.get_config_var("LIBDIR") or "") / name
+    built = Path(sysconfig.get_config_var("LIBDIR") or "") / name
+    # a Python that was moved since it was built keeps its library beside it
+    return built if built.is_file() else Path(sys.base_prefix) / "lib" / name
 
 
 def _wheel_environment() -> dict[str, str]:
@@ -394,6 +402,6 @@ def stand_ins(repository: Repository, names: Sequence[str]) -> list[str]:
     return [
         name
         for name in names
-        if isinstance(known[name], Model)
+        if isinstance(known[name], Network)
         and isinstance(repository.origin(name), StandIn)
     ]

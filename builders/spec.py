@@ -18,8 +18,19 @@ from typing import Any, Literal
 from builders.ops import WiringError
 from builders.ops.shape import Survey, survey
 
-DataType = Literal["UINT8", "INT32", "INT64", "FP32"]
+DataType = Literal["BOOL", "UINT8", "INT8", "INT32", "INT64", "FP16", "FP32", "FP64"]
 """Triton's names of the element types in use."""
+
+ITEM_BYTES: Mapping[DataType, int] = {
+    "BOOL": 1,
+    "UINT8": 1,
+    "INT8": 1,
+    "INT32": 4,
+    "INT64": 8,
+    "FP16": 2,
+    "FP32": 4,
+    "FP64": 8,
+}
 
 Interpolation = Literal["linear", "cubic"]
 
@@ -50,7 +61,11 @@ class Tensor:
     shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        _require_name(self.name, "tensor")
+        _require(
+            re.fullmatch(r"[A-Za-z_][\w.:/-]*", self.name) is not None,
+            f"tensor name {self.name!r}: expected a letter first, then letters, "
+            "digits and _ . : / -",
+        )
         _require(
             len(self.shape) > 0 and all(d > 0 or d == -1 for d in self.shape),
             f"tensor {self.name}: shape {self.shape} has a dimension that is neither "
@@ -156,12 +171,19 @@ class Batching:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How close a backend must come to the torch reference (numpy.isclose's rule);
-    the values are those that seed 002 exports with.
+    """How close a backend must come to the torch reference.
+
+    On the CPU in FP32 by numpy.isclose's rule, with the values that seed 002 exports
+    with. FP32 plans by the largest difference over the reference's spread
+    (`relative`). In reduced precision probabilities by `reduced_abs` and embeddings
+    by `reduced_cosine`, the smallest cosine of two rows.
     """
 
     rtol: float = 1e-3
     atol: float = 1e-5
+    relative: float = 1e-3
+    reduced_abs: float = 0.02
+    reduced_cosine: float = 0.999
 
 
 @dataclass(frozen=True)
@@ -221,6 +243,29 @@ class Model:
     def output_tensors(self) -> tuple[Tensor, ...]:
         """Output tensors."""
         return tuple(output.tensor for output in self.outputs)
+
+
+@dataclass(frozen=True)
+class OnnxModel:
+    """A network that comes as a whole in an ONNX file (`python -m builders import`).
+    The file takes the place of weights; its first dimension is the batch.
+    """
+
+    name: str
+    source: str
+    licence: str
+    inputs: tuple[Tensor, ...]
+    output_tensors: tuple[Tensor, ...]
+    batching: Batching = field(default_factory=Batching)
+    tolerance: Tolerance = field(default_factory=Tolerance)
+    assumptions: str = ""
+
+    def __post_init__(self) -> None:
+        _require_name(self.name, "model")
+        _require(
+            bool(self.inputs) and bool(self.output_tensors),
+            f"model {self.name}: an ONNX file needs at least one input and one output",
+        )
 
 
 @dataclass(frozen=True)
@@ -339,4 +384,7 @@ class Ensemble:
         return Tensor(name, tensor.data_type, shape)
 
 
-Declaration = Model | PythonModel | Ensemble
+Network = Model | OnnxModel
+"""What is built and has targets."""
+
+Declaration = Network | PythonModel | Ensemble

@@ -39,6 +39,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from loadtest.perf_input import FRAME_HW, jpeg_frame, some_boxes
 from personserve import Client
 from personserve._crops import CropShape, cut, pixel_boxes
 
@@ -48,7 +49,6 @@ SHAPES = {
     "person_gender": CropShape(224, 224, "linear"),
     "person_reid_kd_r18": CropShape(384, 128, "cubic"),
 }
-FRAME_HW = (1080, 1920)
 START_TIMEOUT_S = 120.0
 
 Work = Callable[[], Any]
@@ -91,7 +91,7 @@ def main(
 ) -> None:
     """Measure served against in-process, and preprocessing against its bare cost."""
     console = Console(width=130)
-    frame = _frame()
+    frame = jpeg_frame()
     sessions = {name: _session(name) for name in MODELS}
     grid = [
         (what, int(batch), int(count))
@@ -125,22 +125,6 @@ def main(
             "preprocessing": {k: asdict(v) for k, v in preprocessing.items()},
         }
         output.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-
-
-def _frame() -> bytes:
-    """A real photograph enlarged to 1080p, as JPEG."""
-    from skimage import data
-
-    picture = cv2.cvtColor(data.astronaut(), cv2.COLOR_RGB2BGR)
-    picture = cv2.resize(picture, FRAME_HW[::-1], interpolation=cv2.INTER_CUBIC)
-    return bytes(simplejpeg.encode_jpeg(picture, quality=85, colorspace="BGR"))
-
-
-def _boxes(count: int) -> npt.NDArray[np.float32]:
-    """People of 100 x 250 pixels all over the frame."""
-    rng = np.random.default_rng(count)
-    corner = rng.integers(0, (FRAME_HW[1] - 100, FRAME_HW[0] - 250), (count, 2))
-    return np.hstack([corner, corner + np.array([100, 250])]).astype(np.float32)
 
 
 def _session(model: str) -> onnxruntime.InferenceSession:
@@ -192,7 +176,7 @@ def _pair(
             lambda: session.run(None, {"crops": crops}),
             lambda: client.infer(what, crops=crops),
         )
-    boxes = _boxes(batch)
+    boxes = some_boxes(batch)
 
     def direct() -> None:
         for name, crops in zip(SHAPES, _cut(frame, boxes), strict=True):
@@ -248,7 +232,7 @@ def _preprocessing(
     client: Client, http_port: int, frame: bytes, seconds: float
 ) -> dict[str, Timing]:
     """People/s of decode + cut for 10 people in a 1080p JPEG."""
-    boxes = _boxes(10)
+    boxes = some_boxes(10)
     encoded = np.frombuffer(frame, np.uint8).reshape(1, 1, -1)
 
     def decode_and_resize() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import skimage.data
 
-from builders.build import build_cpu, build_joints, render
+from builders.build import BuildOptions, build, build_joints, render
 from builders.catalogue import models
 from builders.repository import ROOT, Repository
 from builders.server import Ports, TritonServer
@@ -26,7 +26,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     repository = Repository(tmp_path_factory.mktemp("repository"))
     render(repository)
     for model in models():
-        build_cpu(model, StandIn(), repository, lambda _: None)
+        build("cpu", model, StandIn(), repository, BuildOptions(), lambda _: None)
     build_joints(repository)
     return repository
 

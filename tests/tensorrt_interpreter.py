@@ -47,9 +47,7 @@ class Interpreter:
             layer = network.get_layer(index)
             class_name, run = self._layers[self.trt.ILayer.type.__get__(layer)]
             layer.__class__ = getattr(self.trt, class_name)
-            taken = [
-                values[layer.get_input(i).name] for i in range(layer.num_inputs)
-            ]
+            taken = [values[layer.get_input(i).name] for i in range(layer.num_inputs)]
             assert layer.num_outputs == 1
             values[layer.get_output(0).name] = run(layer, *taken)
         names = [network.get_output(i).name for i in range(network.num_outputs)]
@@ -59,7 +57,7 @@ class Interpreter:
         kinds = self.trt.ActivationType
         return {kinds.RELU: torch.relu, kinds.SIGMOID: torch.sigmoid}[layer.type](x)
 
-    def _cast(self, layer: Any, x: Tensor) -> Tensor:
+    def _cast(self, _layer: Any, x: Tensor) -> Tensor:
         # only integer to float changes anything in float64
         return x.double()
 

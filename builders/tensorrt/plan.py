@@ -155,9 +155,7 @@ class _Builder:
         self._library.configure(config, self._options.precision)
         profile = self.builder.create_optimization_profile()
         for tensor in inputs:
-            shapes = [
-                (n, *tensor.shape) for n in (1, batching.usual, batching.maximum)
-            ]
+            shapes = [(n, *tensor.shape) for n in (1, batching.usual, batching.maximum)]
             profile.set_shape(tensor.name, *shapes)
         config.add_optimization_profile(profile)
         self._choose_gpus(config)
@@ -229,7 +227,9 @@ class _Builder:
             return types_from_inspector(text), "engine inspector"
         if not self._library.strongly_typed:
             raise PlanError("the plan was built and cannot be loaded again")
-        return self._types_from_network(network), "network definition (no such GPU here)"
+        return self._types_from_network(
+            network
+        ), "network definition (no such GPU here)"
 
     def _types_from_network(self, network: Any) -> Histogram:
         names = {

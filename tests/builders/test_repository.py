@@ -16,9 +16,16 @@ from builders.catalogue import catalogue, models
 from builders.config import config_text
 from builders.parity import ParityError
 from builders.repository import ROOT, Repository, atomic_write
-from builders.weights import CheckpointError, StandIn, stand_in_weights
+from builders.weights import CheckpointError, Origin, StandIn, stand_in_weights
 
 (GENDER,) = models(["person_gender"])
+
+
+def _build(origin: Origin, repository: Repository) -> building.Built:
+    options = building.BuildOptions()
+    return building.build(
+        "cpu", GENDER, origin, repository, options, lambda _doing: None
+    )
 
 
 def test_committed_configs_are_what_the_declarations_say() -> None:
@@ -46,7 +53,7 @@ def test_targets_differ_in_execution_only(repository: Repository) -> None:
         assert config.HasField("dynamic_batching") == (path.name != "cpu.pbtxt")
         assert config.parameters["female_probability.labels"].string_value
         assert "untrained" in config.parameters["weights"].string_value
-    assert len(read) == 3
+    assert len(read) == 4
     assert all(config == read[0] for config in read)
 
 
@@ -66,17 +73,17 @@ def test_a_model_is_found_by_its_file_alone() -> None:
 def test_unchanged_inputs_are_not_built_again(repository: Repository) -> None:
     path = repository.built("person_gender", "model.onnx")
     before = path.stat().st_mtime_ns
-    built = building.build_cpu(GENDER, StandIn(), repository, lambda _: None)
+    built = _build(StandIn(), repository)
     assert not built.fresh
     assert path.stat().st_mtime_ns == before
 
 
 def test_a_damaged_artefact_is_built_again(tmp_path: Path) -> None:
     repository = Repository(tmp_path)
-    building.build_cpu(GENDER, StandIn(), repository, lambda _: None)
+    _build(StandIn(), repository)
     path = repository.built("person_gender", "model.onnx")
     path.write_bytes(path.read_bytes()[:1000])
-    assert building.build_cpu(GENDER, StandIn(), repository, lambda _: None).fresh
+    assert _build(StandIn(), repository).fresh
 
 
 def test_a_checkpoint_is_recorded_and_shown(tmp_path: Path) -> None:
@@ -86,7 +93,7 @@ def test_a_checkpoint_is_recorded_and_shown(tmp_path: Path) -> None:
     arrays = stand_in_weights(GENDER, seed=5).arrays
     torch.save({k: torch.from_numpy(np.array(v)) for k, v in arrays.items()}, path)
     origin = building.choose_weights(GENDER, repository, path, stand_in=False)
-    building.build_cpu(GENDER, origin, repository, lambda _: None)
+    _build(origin, repository)
 
     record = json.loads((repository.folder(GENDER.name) / "weights.json").read_text())
     assert record["file"] == str(path)
@@ -112,7 +119,7 @@ def test_a_build_outside_tolerance_writes_nothing(
     monkeypatch.setattr(OnnxOps, "relu", lambda _self, x: x)
     repository = Repository(tmp_path)
     with pytest.raises(ParityError, match="differs from the torch reference"):
-        building.build_cpu(GENDER, StandIn(), repository, lambda _: None)
+        _build(StandIn(), repository)
     assert list(tmp_path.rglob("*")) == []
 
 

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.references import randomised
-from tests.tensorrt_interpreter import Interpreter
 
 from builders.catalogue import models
 from builders.ops import tensorrt as backend
@@ -23,6 +21,8 @@ from builders.tensorrt.library import Library, PlanError, load_library
 from builders.tensorrt.plan import PlanOptions, plan_from_model, types_from_inspector
 from builders.weights import stand_in_weights
 from builders.weights.checkpoint import matched
+from tests.references import randomised
+from tests.tensorrt_interpreter import Interpreter
 
 pytest.importorskip("tensorrt_rtx")
 
@@ -106,18 +106,14 @@ def _swapped_halves(patch: pytest.MonkeyPatch) -> None:
 
 def _wrong_permutation(patch: pytest.MonkeyPatch) -> None:
     permutation = LIBRARY.trt.Permutation
-    patch.setattr(
-        LIBRARY.trt, "Permutation", lambda _axes: permutation([0, 3, 2, 1])
-    )
+    patch.setattr(LIBRARY.trt, "Permutation", lambda _axes: permutation([0, 3, 2, 1]))
 
 
 BREAKS = (_wrong_stride, _wrong_eps, _swapped_halves, _wrong_permutation)
 
 
 @pytest.mark.parametrize("break_it", BREAKS)
-def test_a_broken_op_is_noticed(
-    break_it: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_op_is_noticed(break_it: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     break_it(monkeypatch)
     assert _gap(GENDER, _interpreted(GENDER)) > 1e-3
 
