@@ -54,7 +54,7 @@ def _cpu(model: Network) -> Fields:
         "backend": "python",
         "default_model_filename": "cpu_model.py",
         "instance_group": [{"kind": "KIND_CPU", "count": model.batching.cpu_instances}],
-        "model_warmup": _warm_up(model, {1, model.batching.usual}),
+        "model_warmup": _warm_up(model, {1}),
     }
 
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -89,23 +90,26 @@ def declaration_text(model: OnnxModel) -> str:
 
     def tensors(values: tuple[Tensor, ...]) -> str:
         lines = [
-            f"        Tensor({v.name!r}, {v.data_type!r}, {v.shape!r}),\n"
+            f"        Tensor({_quoted(v.name)}, {_quoted(v.data_type)}, {v.shape!r}),\n"
             for v in values
         ]
         return "(\n" + "".join(lines) + "    )"
 
-    text = (
-        f'"""{model.source}."""\n\n'
+    return (
+        f'"""An imported ONNX file: {model.name}."""\n\n'
         "from builders.spec import OnnxModel, Tensor\n\n"
         "MODEL = OnnxModel(\n"
-        f"    name={model.name!r},\n"
-        f"    source={model.source!r},\n"
-        f"    licence={model.licence!r},\n"
+        f"    name={_quoted(model.name)},\n"
+        f"    source={_quoted(model.source)},\n"
+        f"    licence={_quoted(model.licence)},\n"
         f"    inputs={tensors(model.inputs)},\n"
         f"    output_tensors={tensors(model.output_tensors)},\n"
         ")\n"
     )
-    return text.replace("'", '"')
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text)
 
 
 def checked_onnx_file(model: OnnxModel, origin: Origin) -> bytes:

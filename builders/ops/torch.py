@@ -61,14 +61,24 @@ class TorchOps:
     ) -> None:
         self._weights = weights
         self._pixels = pixels
+        self._kept: dict[str, tuple[Tensor, Tensor]] = {}
 
     def image(self, image: Image) -> Tensor:
         x = self._pixels[image.name].permute(0, 3, 1, 2).float()
         if image.order == "BGR":
             x = x.flip(1)
-        mean = torch.tensor(image.mean, device=x.device).view(1, 3, 1, 1)
-        std = torch.tensor(image.std, device=x.device).view(1, 3, 1, 1)
+        mean, std = self._statistics(image, x.device)
         return (x - mean) / std
+
+    def _statistics(self, image: Image, device: torch.device) -> tuple[Tensor, Tensor]:
+        # kept, because a CUDA graph cannot record their way to the GPU
+        if image.name not in self._kept:
+            mean, std = (
+                torch.tensor(values, device=device).view(1, 3, 1, 1)
+                for values in (image.mean, image.std)
+            )
+            self._kept[image.name] = mean, std
+        return self._kept[image.name]
 
     def convolution(
         self,

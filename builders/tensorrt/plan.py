@@ -248,8 +248,8 @@ class _Builder:
 
 
 def types_from_inspector(text: str) -> Histogram:
-    """Convolutions by element type, from an engine inspector's JSON. A fused layer
-    counts by its first input, which is what its kernel multiplies.
+    """Convolutions by element type, from an engine inspector's JSON: the kernel's,
+    or else the first input's.
     """
     types: Histogram = {}
     for layer in json.loads(text)["Layers"]:
@@ -258,8 +258,12 @@ def types_from_inspector(text: str) -> Histogram:
         kind = f"{layer.get('LayerType', '')} {layer.get('ParameterType', '')}".lower()
         if "conv" not in kind:
             continue
-        (first, *_) = layer.get("Inputs") or [{}]
-        name = _type_name(str(first.get("Format/Datatype", first.get("Datatype", ""))))
+        # with dynamic shapes 8.6 tells no tensor's type, but always the kernel's
+        first = layer["Weights"] if "Weights" in layer else layer["Inputs"][0]
+        words = " ".join(
+            str(first.get(key, "")) for key in ("Type", "Datatype", "Format/Datatype")
+        )
+        name = _type_name(words)
         types[name] = types.get(name, 0) + 1
     return types
 
@@ -275,7 +279,7 @@ def _type_name(words: str) -> str:
 def _require_precision(types: Histogram, precision: Precision, source: str) -> None:
     wanted = {"fp32": "FP32", "tf32": "FP32", "fp16": "FP16", "bf16": "BF16"}[precision]
     total = sum(types.values())
-    if types.get(wanted, 0) * 2 <= total:
+    if total and types.get(wanted, 0) * 2 <= total:
         raise PlanError(
             f"the plan is not {precision}: of {total} convolutions, the {source} "
             f"counts {types}; nothing was written"

@@ -213,7 +213,8 @@ def test_an_interrupted_build_ends() -> None:
 def test_inspectors_of_all_versions_are_read() -> None:
     text = """{"Layers": [
       {"LayerType": "CaskConvolution", "ParameterType": "Convolution",
-       "Inputs": [{"Format/Datatype": "Channel major FP16 format"}]},
+       "Inputs": [{"Format/Datatype": "N/A due to dynamic shapes"}],
+       "Weights": {"Type": "Half", "Count": 9408}},
       {"LayerType": "CaskGemmConvolution",
        "Inputs": [{"Format/Datatype": "Row major linear FP32"}]},
       {"LayerType": "conv", "Inputs": [{"Datatype": "Half"}]},
