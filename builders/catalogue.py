@@ -50,9 +50,12 @@ def catalogue() -> dict[str, Declaration]:
 
 
 def networks(names: Iterable[str] = ()) -> list[Network]:
-    """The declared networks called `names`, or all. Raises KeyError with the choice."""
+    """The declared networks called `names`, or all but those on request.
+
+    Raises KeyError with the choice.
+    """
     known = {n: d for n, d in catalogue().items() if isinstance(d, Network)}
-    wanted = list(names) or list(known)
+    wanted = list(names) or [n for n, d in known.items() if not d.on_request]
     for name in wanted:
         if name not in known:
             raise KeyError(f"no model {name!r}; there are: {', '.join(known)}")

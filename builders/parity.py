@@ -38,13 +38,17 @@ class Difference:
 
 
 def parity_crops(model: Model) -> dict[str, npt.NDArray[np.uint8]]:
-    """Seeded crops for `model`: smooth noise, and one of independent pixels."""
+    """Seeded crops for `model`: smooth noise, and one of independent pixels, of low
+    contrast, because deep networks with random weights overflow on white noise.
+    """
     crops: dict[str, npt.NDArray[np.uint8]] = {}
     for number, image in enumerate(model.images):
         seed = PARITY_SEED + number
         crops[image.name] = noise_crops(image, PARITY_CROPS, seed)
         rng = np.random.default_rng(seed)
-        crops[image.name][-1] = rng.integers(0, 256, image.tensor.shape, dtype=np.uint8)
+        crops[image.name][-1] = rng.integers(
+            96, 160, image.tensor.shape, dtype=np.uint8
+        )
     return crops
 
 

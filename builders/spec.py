@@ -18,6 +18,10 @@ from typing import Any, Literal
 from builders.ops import WiringError
 from builders.ops.shape import Survey, survey
 
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+"""ImageNet's statistics in 0..255 units, RGB, as IBN-Net and FastReID use them."""
+
 DataType = Literal["BOOL", "UINT8", "INT8", "INT32", "INT64", "FP16", "FP32", "FP64"]
 """Triton's names of the element types in use."""
 
@@ -194,7 +198,9 @@ class Model:
 
     `network(ops, *images)` wires it and returns {output name: value}. `dropped` are
     patterns (fnmatch) of checkpoint keys that inference does not need; any other key
-    that the wiring does not use is an error. `source` says where the architecture
+    that the wiring does not use is an error. `aliases` are beginnings of keys that
+    older checkpoints have, and what they are called now. Models `on_request` are only
+    built when they are named. `source` says where the architecture
     comes from and `assumptions` what that source leaves open and we chose.
     """
 
@@ -205,6 +211,8 @@ class Model:
     images: tuple[Image, ...]
     outputs: tuple[Output, ...]
     dropped: tuple[str, ...] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    on_request: bool = False
     assumptions: str = ""
     batching: Batching = field(default_factory=Batching)
     tolerance: Tolerance = field(default_factory=Tolerance)
@@ -261,6 +269,7 @@ class OnnxModel:
     batching: Batching = field(default_factory=Batching)
     tolerance: Tolerance = field(default_factory=Tolerance)
     assumptions: str = ""
+    on_request: bool = False
 
     def __post_init__(self) -> None:
         _require_name(self.name, "model")

@@ -36,7 +36,10 @@ class Interpreter:
             kinds.POOLING: ("IPoolingLayer", self._pooling),
             kinds.REDUCE: ("IReduceLayer", self._reduce),
             kinds.SCALE: ("IScaleLayer", self._scale),
+            kinds.SHAPE: ("IShapeLayer", lambda _layer, x: torch.tensor(x.shape)),
             kinds.SHUFFLE: ("IShuffleLayer", self._shuffle),
+            kinds.SLICE: ("ISliceLayer", self._slice),
+            kinds.SOFTMAX: ("ISoftMaxLayer", self._softmax),
             kinds.UNARY: ("IUnaryLayer", self._unary),
         }
 
@@ -47,7 +50,8 @@ class Interpreter:
             layer = network.get_layer(index)
             class_name, run = self._layers[self.trt.ILayer.type.__get__(layer)]
             layer.__class__ = getattr(self.trt, class_name)
-            taken = [values[layer.get_input(i).name] for i in range(layer.num_inputs)]
+            inputs_ = [layer.get_input(i) for i in range(layer.num_inputs)]
+            taken = [None if x is None else values[x.name] for x in inputs_]
             assert layer.num_outputs == 1
             values[layer.get_output(0).name] = run(layer, *taken)
         names = [network.get_output(i).name for i in range(network.num_outputs)]
@@ -55,6 +59,8 @@ class Interpreter:
 
     def _activation(self, layer: Any, x: Tensor) -> Tensor:
         kinds = self.trt.ActivationType
+        if layer.type == kinds.ELU:
+            return functional.elu(x, layer.alpha)
         return {kinds.RELU: torch.relu, kinds.SIGMOID: torch.sigmoid}[layer.type](x)
 
     def _cast(self, _layer: Any, x: Tensor) -> Tensor:
@@ -153,5 +159,24 @@ class Interpreter:
             x = x.reshape([x.shape[i] if d == 0 else d for i, d in enumerate(dims)])
         return x
 
+    def _slice(
+        self, layer: Any, x: Tensor, _start: Tensor | None, shape: Tensor
+    ) -> Tensor:
+        assert layer.mode == self.trt.SampleMode.REFLECT
+        assert tuple(layer.stride) == (1,) * x.ndim
+        for axis, (start, size) in enumerate(
+            zip(tuple(layer.start), shape.tolist(), strict=True)
+        ):
+            last = x.shape[axis] - 1
+            places = (torch.arange(start, start + size)).abs()
+            places = last - (last - places).abs()
+            x = x.index_select(axis, places)
+        return x
+
+    def _softmax(self, layer: Any, x: Tensor) -> Tensor:
+        (axis,) = self._axes(layer.axes, x)
+        return x.softmax(axis)
+
     def _unary(self, layer: Any, x: Tensor) -> Tensor:
-        return {self.trt.UnaryOperation.SQRT: torch.sqrt}[layer.op](x)
+        kinds = self.trt.UnaryOperation
+        return {kinds.SQRT: torch.sqrt, kinds.ABS: torch.abs}[layer.op](x)

@@ -22,10 +22,7 @@ from __future__ import annotations
 from builders.networks.heads import gender_branch
 from builders.networks.residual import basic_stage, stem
 from builders.ops import Ops, V
-from builders.spec import Image, Model, Output
-
-IMAGENET_MEAN = (123.675, 116.28, 103.53)
-IMAGENET_STD = (58.395, 57.12, 57.375)
+from builders.spec import IMAGENET_MEAN, IMAGENET_STD, Image, Model, Output
 
 
 def trunk(ops: Ops[V], x: V) -> V:

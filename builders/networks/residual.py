@@ -98,3 +98,94 @@ def _basic_block(
             norm=BatchNorm(f"{block}.downsample.1"),
         )
     return ops.relu(ops.add(y, x))
+
+
+def bottleneck_stage(
+    ops: Ops[V],
+    x: V,
+    prefix: str,
+    *,
+    number: int,
+    blocks: int,
+    stride: int,
+    ibn: bool,
+    non_local: int = 0,
+) -> V:
+    """Stage `layer<number>` of three-convolution blocks (ResNet-50), four times as
+    wide at its end. After each of the last `non_local` blocks stands a non-local one.
+    """
+    for index in range(blocks):
+        block = f"{prefix}.layer{number}.{index}"
+        x = _bottleneck(
+            ops,
+            x,
+            block,
+            width=WIDTHS[number - 1],
+            stride=stride if index == 0 else 1,
+            ibn=ibn,
+            project=index == 0,
+        )
+        place = index - (blocks - non_local)
+        if place >= 0:
+            x = _non_local(
+                ops, x, f"{prefix}.NL_{number}.{place}", 4 * WIDTHS[number - 1]
+            )
+    return x
+
+
+def _bottleneck(
+    ops: Ops[V],
+    x: V,
+    block: str,
+    *,
+    width: int,
+    stride: int,
+    ibn: bool,
+    project: bool,
+) -> V:
+    norm = InstanceBatchNorm if ibn else BatchNorm
+    y = ops.convolution(x, f"{block}.conv1", width, kernel=1, norm=norm(f"{block}.bn1"))
+    y = ops.convolution(
+        ops.relu(y),
+        f"{block}.conv2",
+        width,
+        kernel=3,
+        stride=stride,
+        padding=1,
+        norm=BatchNorm(f"{block}.bn2"),
+    )
+    y = ops.convolution(
+        ops.relu(y),
+        f"{block}.conv3",
+        4 * width,
+        kernel=1,
+        norm=BatchNorm(f"{block}.bn3"),
+    )
+    if project:
+        x = ops.convolution(
+            x,
+            f"{block}.downsample.0",
+            4 * width,
+            kernel=1,
+            stride=stride,
+            norm=BatchNorm(f"{block}.downsample.1"),
+        )
+    return ops.relu(ops.add(y, x))
+
+
+def _non_local(ops: Ops[V], x: V, name: str, channels: int) -> V:
+    """FastReID's Non_local, with one inner channel as its code has it."""
+    theta, phi, g = (
+        ops.convolution(x, f"{name}.{part}", 1, kernel=1, bias=True, precise=True)
+        for part in ("theta", "phi", "g")
+    )
+    y = ops.convolution(
+        ops.attend(theta, phi, g),
+        f"{name}.W.0",
+        channels,
+        kernel=1,
+        bias=True,
+        norm=BatchNorm(f"{name}.W.1"),
+        precise=True,
+    )
+    return ops.add(x, y)

@@ -82,9 +82,11 @@ class Ops(Protocol[V]):
         groups: int = 1,
         bias: bool = False,
         norm: Norm | None = None,
+        precise: bool = False,
     ) -> V:
         """Convolution `<name>.weight` (and `.bias`), then `norm`, which belongs to
-        the same call so that a backend can fold it into the kernel.
+        the same call so that a backend can fold it into the kernel. `precise` ones
+        stay FP32 in reduced precision.
         """
         ...
 
@@ -94,6 +96,10 @@ class Ops(Protocol[V]):
 
     def relu(self, x: V) -> V:
         """max(x, 0)."""
+        ...
+
+    def elu(self, x: V) -> V:
+        """x where positive, exp(x) - 1 elsewhere."""
         ...
 
     def sigmoid(self, x: V) -> V:
@@ -122,8 +128,47 @@ class Ops(Protocol[V]):
         """
         ...
 
+    def global_average(self, x: V) -> V:
+        """Mean over H and W, [N, C, H, W] -> [N, C, 1, 1]."""
+        ...
+
+    def reflection_pad(self, x: V, padding: int) -> V:
+        """Rows and columns mirrored about the edge pixel's centre."""
+        ...
+
     def add(self, a: V, b: V) -> V:
         """Element-wise sum of two values of the same shape."""
+        ...
+
+    def multiply(self, a: V, b: V) -> V:
+        """Element-wise product of two values of the same shape."""
+        ...
+
+    def absolute_difference(self, a: V, b: V) -> V:
+        """|a - b| of two values of the same shape."""
+        ...
+
+    def concatenate(self, a: V, b: V) -> V:
+        """[N, K] and [N, L] -> [N, K + L], `a` first."""
+        ...
+
+    def scale_channels(self, x: V, gate: V) -> V:
+        """[N, C, H, W] times a gate [N, C]."""
+        ...
+
+    def attend(self, theta: V, phi: V, g: V) -> V:
+        """FastReID's non-local product of three maps [N, 1, H, W], with P = H * W:
+        theta (P x 1) times phi (1 x P), divided by P, times g (P x 1); no softmax.
+        With one channel that is theta * mean(phi * g), in FP32.
+        """
+        ...
+
+    def softmax(self, x: V) -> V:
+        """Softmax over the last axis, in FP32."""
+        ...
+
+    def select(self, x: V, index: int) -> V:
+        """Column `index` of [N, K], as [N, 1]."""
         ...
 
     def flatten(self, x: V) -> V:

@@ -89,6 +89,8 @@ class OnnxOps:
         """Append a node and return its output's name. Unnamed ones are numbered."""
         if name is None:
             name = f"{kind.lower()}_{self._count(kind)}"
+        elif (time := self._count(name)) > 1:
+            name = f"{name}#{time}"  # a layer that two inputs share
         output = output or f"{name}:out"
         self.nodes.append(
             helper.make_node(kind, inputs, [output], name=name, **attributes)
@@ -133,6 +135,7 @@ class OnnxOps:
         groups: int = 1,
         bias: bool = False,
         norm: Norm | None = None,
+        precise: bool = False,
     ) -> str:
         folded = fold(self._weights, name, bias=bias, norm=norm)
         inputs = [x, self.constant(f"{name}.weight", folded.weight)]
@@ -187,6 +190,9 @@ class OnnxOps:
     def relu(self, x: str) -> str:
         return self.node("Relu", [x])
 
+    def elu(self, x: str) -> str:
+        return self.node("Elu", [x])
+
     def sigmoid(self, x: str) -> str:
         return self.node("Sigmoid", [x])
 
@@ -227,8 +233,40 @@ class OnnxOps:
         x = self.node("ReduceMean", [x], f"{name}.mean", axes=[2, 3], keepdims=1)
         return self.node("Pow", [x, inverse], f"{name}.root")
 
+    def global_average(self, x: str) -> str:
+        return self.node("GlobalAveragePool", [x])
+
+    def reflection_pad(self, x: str, padding: int) -> str:
+        edges = [0, 0, padding, padding] * 2
+        pads_ = self.constant(f"pad_{padding}", np.array(edges, np.int64))
+        return self.node("Pad", [x, pads_], mode="reflect")
+
     def add(self, a: str, b: str) -> str:
         return self.node("Add", [a, b])
+
+    def multiply(self, a: str, b: str) -> str:
+        return self.node("Mul", [a, b])
+
+    def absolute_difference(self, a: str, b: str) -> str:
+        return self.node("Abs", [self.node("Sub", [a, b])])
+
+    def concatenate(self, a: str, b: str) -> str:
+        return self.node("Concat", [a, b], axis=1)
+
+    def scale_channels(self, x: str, gate: str) -> str:
+        axes = self.constant("height_width", np.array([2, 3], np.int64))
+        return self.node("Mul", [x, self.node("Unsqueeze", [gate, axes])])
+
+    def attend(self, theta: str, phi: str, g: str) -> str:
+        mean = self.global_average(self.multiply(phi, g))
+        return self.multiply(theta, mean)
+
+    def softmax(self, x: str) -> str:
+        return self.node("Softmax", [x], axis=-1)
+
+    def select(self, x: str, index: int) -> str:
+        column = self.constant(f"column_{index}", np.array([index], np.int64))
+        return self.node("Gather", [x, column], axis=1)
 
     def flatten(self, x: str) -> str:
         return self.node("Flatten", [x], axis=1)

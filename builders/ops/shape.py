@@ -94,6 +94,7 @@ class ShapeOps:
         groups: int = 1,
         bias: bool = False,
         norm: Norm | None = None,
+        precise: bool = False,
     ) -> Shape:
         inputs, height, width = _chw(x, name)
         if inputs % groups or channels % groups:
@@ -123,6 +124,9 @@ class ShapeOps:
     def relu(self, x: Shape) -> Shape:
         return x
 
+    def elu(self, x: Shape) -> Shape:
+        return x
+
     def sigmoid(self, x: Shape) -> Shape:
         return x
 
@@ -150,6 +154,13 @@ class ShapeOps:
         self._enter(f"{name}.p", (1,))
         return (_chw(x, name)[0], 1, 1)
 
+    def global_average(self, x: Shape) -> Shape:
+        return (_chw(x, "global_average")[0], 1, 1)
+
+    def reflection_pad(self, x: Shape, padding: int) -> Shape:
+        channels, height, width = _chw(x, "reflection_pad")
+        return (channels, height + 2 * padding, width + 2 * padding)
+
     def add(self, a: Shape, b: Shape) -> Shape:
         if a != b:
             raise WiringError(
@@ -157,6 +168,38 @@ class ShapeOps:
                 "channels of the main path"
             )
         return a
+
+    def multiply(self, a: Shape, b: Shape) -> Shape:
+        return self.add(a, b)
+
+    def absolute_difference(self, a: Shape, b: Shape) -> Shape:
+        return self.add(a, b)
+
+    def concatenate(self, a: Shape, b: Shape) -> Shape:
+        if len(a) != 1 or len(b) != 1:
+            raise WiringError(f"concatenate takes [N, K] values, got {a} and {b}")
+        return (a[0] + b[0],)
+
+    def scale_channels(self, x: Shape, gate: Shape) -> Shape:
+        if gate != (x[0],):
+            raise WiringError(f"a gate {gate} does not fit {x[0]} channels")
+        return x
+
+    def attend(self, theta: Shape, phi: Shape, g: Shape) -> Shape:
+        if not theta == phi == g or theta[0] != 1:
+            raise WiringError(f"attend takes three [1, H, W], got {theta}, {phi}, {g}")
+        # as published: the two products of the literal P x P form
+        places = theta[1] * theta[2]
+        self.macs["attend"] = self.macs.get("attend", 0) + 2 * places**2
+        return theta
+
+    def softmax(self, x: Shape) -> Shape:
+        return x
+
+    def select(self, x: Shape, index: int) -> Shape:
+        if len(x) != 1 or not 0 <= index < x[0]:
+            raise WiringError(f"select: no column {index} in {x}")
+        return (1,)
 
     def flatten(self, x: Shape) -> Shape:
         return (prod(x),)

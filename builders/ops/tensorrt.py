@@ -100,15 +100,24 @@ class TensorrtOps:
         groups: int = 1,
         bias: bool = False,
         norm: Norm | None = None,
+        precise: bool = False,
     ) -> Tensor:
         folded = fold(self._weights, name, bias=bias, norm=norm)
         shift = folded.bias
         if shift is None:
             shift = np.zeros(channels, np.float32)
 
+        kind = self._trt.float32 if precise else self._compute
+
         def convolve(part: slice, label: str) -> Tensor:
             return self._convolution(
-                x, folded.weight[part], shift[part], label, stride, padding, groups
+                self._cast(x, kind, f"{label}.to_compute"),
+                folded.weight[part],
+                shift[part],
+                label,
+                stride,
+                padding,
+                groups,
             )
 
         if folded.instance_norm is None:
@@ -126,6 +135,11 @@ class TensorrtOps:
     def batch_norm(self, x: Tensor, norm: BatchNorm) -> Tensor:
         x = self._cast(x, self._trt.float32, f"{norm.name}.to_float")
         return self._scaled(x, *scale_and_shift(self._weights, norm), norm.name)
+
+    def elu(self, x: Tensor) -> Tensor:
+        layer = self._network.add_activation(x, self._trt.ActivationType.ELU)
+        layer.alpha = 1.0
+        return self._done(layer, self._number("elu"), self._type(x))
 
     def relu(self, x: Tensor) -> Tensor:
         layer = self._network.add_activation(x, self._trt.ActivationType.RELU)
@@ -171,8 +185,89 @@ class TensorrtOps:
         x = self._reduced(x, "AVG", HW, f"{name}.mean")
         return self._with_scalar(x, np.float32(1) / power[0], "POW", f"{name}.root")
 
+    def global_average(self, x: Tensor) -> Tensor:
+        name = self._number("global_average")
+        x = self._cast(x, self._trt.float32, f"{name}.to_float")
+        return self._reduced(x, "AVG", HW, name)
+
+    def reflection_pad(self, x: Tensor, padding: int) -> Tensor:
+        """A slice that starts outside; the batch's size comes from a shape tensor."""
+        name = self._number("reflection_pad")
+        channels, height, width = tuple(x.shape)[1:]
+        layer = self._network.add_slice(
+            x,
+            (0, 0, -padding, -padding),
+            (1, channels, height + 2 * padding, width + 2 * padding),
+            (1, 1, 1, 1),
+        )
+        layer.mode = self._trt.SampleMode.REFLECT
+        layer.set_input(2, self._grown_shape(x, padding, name))
+        return self._done(layer, name, self._type(x))
+
+    def _grown_shape(self, x: Tensor, padding: int, name: str) -> Tensor:
+        layer = self._network.add_shape(x)
+        layer.name = f"{name}.shape"
+        shape = layer.get_output(0)
+        # 8.6 counts in INT32, later versions in INT64
+        wide = hasattr(self._trt, "int64") and shape.dtype == self._trt.int64
+        growth = np.array([0, 0, 2 * padding, 2 * padding], "i8" if wide else "i4")
+        constant = self._network.add_constant((4,), self._keep(growth, growth.dtype))
+        constant.name = f"{name}.growth"
+        total = self._network.add_elementwise(
+            shape, constant.get_output(0), self._trt.ElementWiseOperation.SUM
+        )
+        total.name = f"{name}.grown"
+        return total.get_output(0)
+
     def add(self, a: Tensor, b: Tensor) -> Tensor:
-        return self._elementwise(a, b, "SUM", self._number("add"))
+        name = self._number("add")
+        return self._elementwise(a, self._like(b, a, name), "SUM", name)
+
+    def multiply(self, a: Tensor, b: Tensor) -> Tensor:
+        name = self._number("multiply")
+        return self._elementwise(a, self._like(b, a, name), "PROD", name)
+
+    def absolute_difference(self, a: Tensor, b: Tensor) -> Tensor:
+        name = self._number("absolute_difference")
+        gap = self._elementwise(a, self._like(b, a, name), "SUB", f"{name}.subtract")
+        layer = self._network.add_unary(gap, self._trt.UnaryOperation.ABS)
+        return self._done(layer, name, self._type(a))
+
+    def concatenate(self, a: Tensor, b: Tensor) -> Tensor:
+        name = self._number("concatenate")
+        layer = self._network.add_concatenation([a, self._like(b, a, name)])
+        layer.axis = 1
+        return self._done(layer, name, self._type(a))
+
+    def scale_channels(self, x: Tensor, gate: Tensor) -> Tensor:
+        name = self._number("scale_channels")
+        layer = self._network.add_shuffle(gate)
+        layer.reshape_dims = (0, gate.shape[1], 1, 1)
+        gate = self._done(layer, f"{name}.gate", self._type(gate))
+        return self._elementwise(x, self._like(gate, x, name), "PROD", name)
+
+    def attend(self, theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
+        return self._elementwise(
+            theta,
+            self.global_average(self.multiply(phi, g)),
+            "PROD",
+            self._number("attend"),
+        )
+
+    def softmax(self, x: Tensor) -> Tensor:
+        x = self._cast(x, self._trt.float32, self._number("softmax.to_float"))
+        layer = self._network.add_softmax(x)
+        layer.axes = 1 << (len(x.shape) - 1)
+        return self._done(layer, self._number("softmax"), self._trt.float32)
+
+    def select(self, x: Tensor, index: int) -> Tensor:
+        name = self._number("select")
+        column = self._constant(np.array([index], np.int32), f"{name}.column")
+        layer = self._network.add_gather(x, column, 1)
+        return self._done(layer, name, self._type(x))
+
+    def _like(self, x: Tensor, other: Tensor, name: str) -> Tensor:
+        return self._cast(x, self._type(other), f"{name}.cast")
 
     def flatten(self, x: Tensor) -> Tensor:
         layer = self._network.add_shuffle(x)
@@ -223,19 +318,19 @@ class TensorrtOps:
         padding: Padding,
         groups: int,
     ) -> Tensor:
-        x = self._cast(x, self._compute, f"{name}.to_compute")
+        kind = self._type(x)
         layer = self._network.add_convolution_nd(
             x,
             weight.shape[0],
             weight.shape[2:],
-            self._kernel_weights(weight),
-            self._kernel_weights(bias),
+            self._kernel_weights(weight, kind),
+            self._kernel_weights(bias, kind),
         )
         layer.stride_nd = (stride, stride)
         before, after = pads(padding)
         layer.pre_padding, layer.post_padding = (before, before), (after, after)
         layer.num_groups = groups
-        return self._done(layer, name, self._compute)
+        return self._done(layer, name, kind)
 
     def _instance_norm(self, x: Tensor, norm: InstanceNorm) -> Tensor:
         outside = self._type(x)
@@ -321,11 +416,11 @@ class TensorrtOps:
         layer = self._network.add_constant(array.shape, array)
         return self._done(layer, name, layer.get_output(0).dtype)
 
-    def _kernel_weights(self, array: npt.NDArray[np.float32]) -> Any:
-        """`array` in the type that a convolution's weights must have."""
-        if not self._library.strongly_typed or self._compute == self._trt.float32:
+    def _kernel_weights(self, array: npt.NDArray[np.float32], kind: Any) -> Any:
+        """`array` in the type that the weights of a convolution in `kind` must have."""
+        if not self._library.strongly_typed or kind == self._trt.float32:
             return self._keep(array)
-        if self._compute == self._trt.float16:
+        if kind == self._trt.float16:
             return self._keep(array, np.float16)
         bits = self._keep(_bfloat16_bits(array), np.uint16)
         return self._trt.Weights(self._trt.bfloat16, bits.ctypes.data, bits.size)
@@ -339,6 +434,9 @@ class TensorrtOps:
         """The output of `layer`, which is called `name` and of `data_type`."""
         if layer is None:
             raise PlanError(f"{self._library} refused layer {name}; its log says why")
+        self._counts[name] = time = self._counts.get(name, 0) + 1
+        if time > 1:
+            name = f"{name}#{time}"  # a layer that two inputs share
         layer.name = name
         x = layer.get_output(0)
         if not self._library.strongly_typed:

@@ -92,6 +92,7 @@ class TorchOps:
         groups: int = 1,
         bias: bool = False,
         norm: Norm | None = None,
+        precise: bool = False,
     ) -> Tensor:
         before, after = pads(padding)
         if before != after:
@@ -133,6 +134,9 @@ class TorchOps:
     def relu(self, x: Tensor) -> Tensor:
         return functional.relu(x)
 
+    def elu(self, x: Tensor) -> Tensor:
+        return functional.elu(x)
+
     def sigmoid(self, x: Tensor) -> Tensor:
         return torch.sigmoid(x)
 
@@ -159,8 +163,38 @@ class TorchOps:
         mean = x.clamp(min=GEM_EPS).pow(power).mean(dim=(2, 3), keepdim=True)
         return mean.pow(1.0 / power)
 
+    def global_average(self, x: Tensor) -> Tensor:
+        return x.mean(dim=(2, 3), keepdim=True)
+
+    def reflection_pad(self, x: Tensor, padding: int) -> Tensor:
+        return functional.pad(x, (padding,) * 4, mode="reflect")
+
     def add(self, a: Tensor, b: Tensor) -> Tensor:
         return a + b
+
+    def multiply(self, a: Tensor, b: Tensor) -> Tensor:
+        return a * b
+
+    def absolute_difference(self, a: Tensor, b: Tensor) -> Tensor:
+        return (a - b).abs()
+
+    def concatenate(self, a: Tensor, b: Tensor) -> Tensor:
+        return torch.cat((a, b), dim=1)
+
+    def scale_channels(self, x: Tensor, gate: Tensor) -> Tensor:
+        return x * gate[:, :, None, None]
+
+    def attend(self, theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
+        # literally, so that the short form of the other backends is held against it
+        rows = [value.flatten(2) for value in (theta, phi, g)]
+        pairs = rows[0].mT @ rows[1] / rows[0].shape[2]
+        return (pairs @ rows[2].mT).mT.reshape(theta.shape)
+
+    def softmax(self, x: Tensor) -> Tensor:
+        return functional.softmax(x, dim=-1)
+
+    def select(self, x: Tensor, index: int) -> Tensor:
+        return x[:, index : index + 1]
 
     def flatten(self, x: Tensor) -> Tensor:
         return x.flatten(1)

@@ -167,6 +167,13 @@ def _read_safetensors(path: Path) -> dict[str, Array]:
         raise CheckpointError(f"{path.name}: {exc}") from exc
 
 
+def _renamed(key: str, model: Model) -> str:
+    for old, new in model.aliases.items():
+        if key.startswith(old):
+            return new + key[len(old) :]
+    return key
+
+
 def matched(model: Model, arrays: Mapping[str, Array], source: str) -> dict[str, Array]:
     """`arrays` as FP32 in the layout of `model`, without its dropped keys.
 
@@ -175,6 +182,7 @@ def matched(model: Model, arrays: Mapping[str, Array], source: str) -> dict[str,
     Raises CheckpointError.
     """
     layout = model.survey.layout
+    arrays = {_renamed(key, model): array for key, array in arrays.items()}
     problems: list[str] = []
     result: dict[str, Array] = {}
     for key, entry in layout.items():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from builders.catalogue import models
+from builders.catalogue import catalogue
 from builders.ops.onnx import onnx_from_model
 from builders.ops.torch import Reference
 from builders.parity import parity_crops
@@ -14,7 +14,7 @@ from builders.spec import Model
 from builders.weights.checkpoint import matched
 from tests.references import REFERENCES, randomised
 
-MODELS = {model.name: model for model in models()}
+MODELS = {n: d for n, d in catalogue().items() if isinstance(d, Model)}
 
 
 def test_every_model_has_a_reference() -> None:
@@ -43,5 +43,5 @@ def test_networks_equal_their_independent_reference(model: Model) -> None:
     assert set(ours) == set(exported) == set(expected)
     for name, value in expected.items():
         assert np.ptp(value.numpy(), axis=0).max() > 1e-3, "crops must differ"
-        np.testing.assert_allclose(ours[name], value, rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(exported[name], value, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(ours[name], value, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(exported[name], value, rtol=1e-3, atol=1e-4)

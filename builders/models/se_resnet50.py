@@ -1,0 +1,108 @@
+"""ImageNet classification, seed 003's SE-ResNet50 from tensorpack 0.8.9.
+
+TensorFlow's SAME padding is one-sided at stride 2 (before, after): 2 and 3 for the
+stem, 0 and 1 elsewhere; symmetric padding shifts the sampling grid and costs accuracy.
+The network works on BGR, swapped inside. Weights are tensorpack's
+ImageNet-ResNet50-SE.npz or its TensorFlow names; layers are called like its variables,
+with dots. Evaluation there: shortest edge to 256 cubic, centre crop 224.
+
+Published: top-1 error 22.64 %, top-5 6.24 %. The 1000 labels are the ILSVRC12 synsets
+in sorted order; a label list is the user's file.
+"""
+
+from __future__ import annotations
+
+from builders.ops import BatchNorm, Ops, V
+from builders.spec import Image, Model, Output, Tolerance
+
+GROUPS = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))
+"""(width, blocks, stride) a group."""
+
+
+def network(ops: Ops[V], pictures: V) -> dict[str, V]:
+    """Pictures to 1000 logits."""
+    x = ops.convolution(
+        pictures,
+        "conv0",
+        64,
+        kernel=7,
+        stride=2,
+        padding=(2, 3),
+        norm=BatchNorm("conv0.bn"),
+    )
+    x = ops.max_pool(ops.relu(x), kernel=3, stride=2, padding=(0, 1))
+    for group, (width, blocks, stride) in enumerate(GROUPS):
+        for index in range(blocks):
+            x = _block(
+                ops,
+                x,
+                f"group{group}.block{index}",
+                width,
+                stride if index == 0 else 1,
+                project=index == 0,
+            )
+    x = ops.flatten(ops.global_average(x))
+    return {"logits": ops.linear(x, "linear", 1000)}
+
+
+def _block(
+    ops: Ops[V], x: V, name: str, width: int, stride: int, *, project: bool
+) -> V:
+    y = ops.convolution(
+        x, f"{name}.conv1", width, kernel=1, norm=BatchNorm(f"{name}.conv1.bn")
+    )
+    y = ops.convolution(
+        ops.relu(y),
+        f"{name}.conv2",
+        width,
+        kernel=3,
+        stride=stride,
+        padding=(0, 1) if stride == 2 else 1,
+        norm=BatchNorm(f"{name}.conv2.bn"),
+    )
+    y = ops.convolution(
+        ops.relu(y),
+        f"{name}.conv3",
+        4 * width,
+        kernel=1,
+        norm=BatchNorm(f"{name}.conv3.bn"),
+    )
+    gate = ops.flatten(ops.global_average(y))
+    gate = ops.relu(ops.linear(gate, f"{name}.fc1", width // 4))
+    gate = ops.sigmoid(ops.linear(gate, f"{name}.fc2", 4 * width))
+    y = ops.scale_channels(y, gate)
+    if project:
+        x = ops.convolution(
+            x,
+            f"{name}.convshortcut",
+            4 * width,
+            kernel=1,
+            stride=stride,
+            norm=BatchNorm(f"{name}.convshortcut.bn"),
+        )
+    return ops.relu(ops.add(y, x))
+
+
+MODEL = Model(
+    name="se_resnet50",
+    source="seed 003; tensorpack 0.8.9, examples/ResNet (--mode se -d 50)",
+    licence="architecture: Apache-2.0 (tensorpack)",
+    network=network,
+    images=(
+        Image(
+            224,
+            224,
+            # tensorpack's RGB constants, reversed for BGR
+            mean=(103.53, 116.28, 123.675),
+            std=(57.375, 57.12, 58.395),
+            name="pictures",
+            order="BGR",
+            interpolation="cubic",
+        ),
+    ),
+    outputs=(Output("logits", 1000),),
+    # logits spread over some ten units, so that one in a thousand falls near zero
+    tolerance=Tolerance(atol=1e-4),
+    # tensorpack's TensorFlow checkpoints hold these as well
+    dropped=("global_step", "learning_rate"),
+)
