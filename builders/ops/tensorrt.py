@@ -194,6 +194,7 @@ class TensorrtOps:
         """A slice that starts outside; the batch's size comes from a shape tensor."""
         name = self._number("reflection_pad")
         channels, height, width = tuple(x.shape)[1:]
+        grown = self._grown_shape(x, padding, name)
         layer = self._network.add_slice(
             x,
             (0, 0, -padding, -padding),
@@ -201,7 +202,7 @@ class TensorrtOps:
             (1, 1, 1, 1),
         )
         layer.mode = self._trt.SampleMode.REFLECT
-        layer.set_input(2, self._grown_shape(x, padding, name))
+        layer.set_input(2, grown)
         return self._done(layer, name, self._type(x))
 
     def _grown_shape(self, x: Tensor, padding: int, name: str) -> Tensor:

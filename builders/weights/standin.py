@@ -60,7 +60,7 @@ def _values(key: str, entry: Entry, rng: np.random.Generator) -> Array:
         fan_in = int(np.prod(shape[1:]))
         values = rng.normal(0.0, np.sqrt(2.0 / fan_in), shape)
     elif key.endswith(".W.1.weight"):
-        # FastReID starts non-local blocks at zero; they are cubic, and overflow if large
+        # FastReID starts non-local blocks at zero; large, these cubics overflow
         values = rng.uniform(0.005, 0.02, shape)
     elif part == "p":
         values = rng.uniform(2.5, 3.5, shape)

@@ -4,13 +4,14 @@ the very network definition that the builder gets.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from builders.catalogue import models
+from builders.catalogue import catalogue, models
 from builders.ops import tensorrt as backend
 from builders.ops.folding import Kernel
 from builders.ops.tensorrt import TensorrtOps, define_network
@@ -27,6 +28,9 @@ from tests.tensorrt_interpreter import Interpreter
 pytest.importorskip("tensorrt_rtx")
 
 MODELS = {model.name: model for model in models()}
+EVERY = {n: d for n, d in catalogue().items() if isinstance(d, Model)}
+"""With those on request."""
+
 GPUS = ("sm_80", "sm_86", "sm_89", "sm_120")
 LIBRARY = load_library("rtx")
 GENDER = MODELS["person_gender"]
@@ -36,6 +40,11 @@ def _randomised(model: Model) -> dict[str, Any]:
     """Every weight and statistic random, from the independent reference."""
     state = randomised(model.name).state_dict()
     return matched(model, {k: v.numpy() for k, v in state.items()}, "reference")
+
+
+@cache
+def _stand_ins(name: str) -> Any:
+    return stand_in_weights(MODELS[name]).arrays
 
 
 def _interpreted(
@@ -55,7 +64,7 @@ def _gap(model: Model, got: dict[str, np.ndarray]) -> float:
     return max(float(np.abs(got[k] - v).max()) for k, v in reference.items())
 
 
-@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize("model", EVERY.values(), ids=EVERY)
 def test_the_network_definition_equals_the_torch_ops(model: Model) -> None:
     assert _gap(model, _interpreted(model)) < 1e-4
 
@@ -121,13 +130,18 @@ def test_a_broken_op_is_noticed(break_it: Any, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("gpu", GPUS)
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_every_model_builds_in_every_precision(model: Model, gpu: str) -> None:
-    arrays = stand_in_weights(model).arrays
+    arrays = _stand_ins(model.name)
     for precision in LIBRARY.precisions:
         plan = plan_from_model(
             LIBRARY, model, arrays, PlanOptions(precision, (gpu,)), lambda _: None
         )
         wanted = {"fp16": "FP16", "bf16": "BF16"}.get(precision, "FP32")
-        assert set(plan.types) == {wanted}
+        precise = 20 if "r50" in model.name else 0  # four in each non-local block
+        if wanted == "FP32":
+            assert set(plan.types) == {"FP32"}
+        else:
+            assert plan.types.get("FP32", 0) == precise
+            assert set(plan.types) <= {wanted, "FP32"}
         assert len(plan.data) > 1_000_000
 
 

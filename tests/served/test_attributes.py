@@ -13,7 +13,9 @@ import pytest
 
 from builders.catalogue import models
 from builders.ops.torch import Reference
+from builders.parity import parity_crops
 from builders.repository import Repository
+from builders.spec import Model
 from builders.weights import stand_in_weights
 from personserve import (
     Client,
@@ -259,21 +261,14 @@ def test_a_bad_box_after_a_split_is_named_with_its_part(
         client.attributes(data, boxes)
 
 
-def test_single_networks_are_served_too(
-    client: Client, references: dict[str, Reference]
-) -> None:
-    rng = np.random.default_rng(0)
-    crops = rng.integers(0, 256, (2, 224, 224, 3), dtype=np.uint8)
-    served = client.infer("person_gender", crops=crops)
-    expected = references["person_gender"](crops=crops)
-    np.testing.assert_allclose(
-        served["female_probability"], expected["female_probability"], atol=1e-4
-    )
-    both = client.infer("person_gender_reid", crops=crops)
-    assert {k: v.shape for k, v in both.items()} == {
-        "female_probability": (2, 1),
-        "embedding": (2, 512),
-    }
+@pytest.mark.parametrize("model", models(), ids=lambda model: model.name)
+def test_every_network_is_served(client: Client, model: Model) -> None:
+    crops = parity_crops(model)
+    served = client.infer(model.name, **crops)
+    expected = Reference(model, stand_in_weights(model).arrays)(**crops)
+    assert set(served) == set(expected)
+    for name, answer in expected.items():
+        np.testing.assert_allclose(served[name], answer, rtol=1e-3, atol=1e-4)
 
 
 def test_results_say_that_weights_are_stand_ins(
