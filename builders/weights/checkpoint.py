@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from builders.spec import Model
+from builders.weights.tensorflow import from_tensorflow
 from builders.weights.wts import read_wts
 
 Array = npt.NDArray[np.generic]
@@ -87,7 +89,7 @@ def file_sha256(path: Path) -> str:
 
 
 def read_arrays(path: Path) -> dict[str, Array]:
-    """Every array of a .pth, .pt, .safetensors or .wts file, by name.
+    """Every array of a .pth, .pt, .safetensors, .npz or .wts file, by name.
 
     Raises CheckpointError, saying what is wrong with the file.
     """
@@ -96,6 +98,8 @@ def read_arrays(path: Path) -> dict[str, Array]:
         ".pt": _read_torch,
         ".safetensors": _read_safetensors,
         ".wts": read_wts,
+        ".wts2": read_wts,
+        ".npz": _read_npz,
     }
     reader = readers.get(path.suffix.lower())
     if reader is None:
@@ -157,6 +161,14 @@ def _read_torch(path: Path) -> dict[str, Array]:
     }
 
 
+def _read_npz(path: Path) -> dict[str, Array]:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
+            return {key: data[key] for key in data.files}
+    except (zipfile.BadZipFile, EOFError, AttributeError) as exc:
+        raise CheckpointError(f"{path.name}: not an .npz file, or cut short") from exc
+
+
 def _read_safetensors(path: Path) -> dict[str, Array]:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -183,6 +195,7 @@ def matched(model: Model, arrays: Mapping[str, Array], source: str) -> dict[str,
     """
     layout = model.survey.layout
     arrays = {_renamed(key, model): array for key, array in arrays.items()}
+    arrays = from_tensorflow(arrays, layout)
     problems: list[str] = []
     result: dict[str, Array] = {}
     for key, entry in layout.items():

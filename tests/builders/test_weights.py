@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
+from builders.catalogue import models
 from builders.models import person_gender, person_reid_kd_r18
 from builders.weights import (
     CheckpointError,
@@ -160,6 +161,97 @@ def test_broken_wts_files_name_the_line(
     path.write_text(text)
     with pytest.raises(CheckpointError, match=message):
         read_arrays(path)
+
+
+TWO = np.array([[1.0, -2.5]], np.float32)
+RAW = TWO.tobytes()
+DIALECTS = {
+    "A": (b"1\nx 2 3f800000 c0200000\n", (2,)),
+    "B": (b"1\nx 0 2 3f800000 c0200000L \n", (2,)),
+    "B without leading zeros": (b"1\nx 0 2 3f800000 c0200000 \n", (2,)),
+    "C": (b"1\nx 0 (1, 2) " + RAW + b"\n", (1, 2)),
+    "C with a comma": (b"1\nx 0 (2,) " + RAW + b"\n", (2,)),
+    "D": (b"1\nx 0 2 1.0 -2.5 \n", (2,)),
+}
+
+
+@pytest.mark.parametrize(("data", "shape"), DIALECTS.values(), ids=DIALECTS)
+def test_all_dialects_of_wts_are_read(
+    tmp_path: Path, data: bytes, shape: tuple[int, ...]
+) -> None:
+    path = tmp_path / "x.wts"
+    path.write_bytes(data)
+    array = read_wts(path)["x"]
+    assert array.shape == shape
+    assert array.ravel().tolist() == [1.0, -2.5]
+
+
+def test_a_zero_in_dialect_b_is_one_digit(tmp_path: Path) -> None:
+    path = tmp_path / "x.wts"
+    path.write_bytes(b"1\nx 0 3 0 3f800000 80000000 \n")
+    assert read_wts(path)["x"].tolist() == [0.0, 1.0, -0.0]
+
+
+def test_raw_values_may_look_like_newlines(tmp_path: Path) -> None:
+    path = tmp_path / "x.wts2"
+    raw = b"\n\n\n\n" * 2
+    path.write_bytes(b"2\nx 0 (2,) " + raw + b"\ny 0 (1,) " + raw[:4] + b"\n")
+    assert {k: v.shape for k, v in read_arrays(path).items()} == {"x": (2,), "y": (1,)}
+    path.write_bytes(b"1\nx 0 (200,) " + raw)
+    with pytest.raises(CheckpointError, match="the file ends before"):
+        read_arrays(path)
+
+
+def test_dialects_are_not_mixed(tmp_path: Path) -> None:
+    path = tmp_path / "x.wts"
+    path.write_bytes(b"2\nx 1 3f800000\ny 0 1 1.5\n")
+    with pytest.raises(CheckpointError, match="line 3: written in dialect D"):
+        read_arrays(path)
+
+
+def test_tensorpacks_npz_loads_strictly(tmp_path: Path) -> None:
+    """Names and layouts as the published file has them, made here."""
+    (model,) = models(["se_resnet50"])
+    arrays = stand_in_weights(model).arrays
+    published = {}
+    for key, array in arrays.items():
+        layer, _, part = key.rpartition(".")
+        norm = layer.endswith("bn")
+        name = {
+            "weight": "gamma" if norm else "W",
+            "bias": "beta" if norm else "b",
+            "running_mean": "mean/EMA",
+            "running_var": "variance/EMA",
+        }[part]
+        if array.ndim == 4:
+            array = array.transpose(2, 3, 1, 0)  # noqa: PLW2901
+        elif array.ndim == 2:
+            array = array.T  # noqa: PLW2901
+        published[f"{layer.replace('.', '/')}/{name}:0"] = array
+    published["global_step:0"] = np.array(5, np.int64)
+    assert len(published) == 332
+    assert published["conv0/W:0"].shape == (7, 7, 3, 64)
+    assert published["group0/block0/fc1/W:0"].shape == (256, 16)
+    path = tmp_path / "ImageNet-ResNet50-SE.npz"
+    np.savez(path, **published)
+    loaded = load_weights(model, path).arrays
+    assert set(loaded) == set(arrays)
+    for key, array in loaded.items():
+        np.testing.assert_array_equal(array, arrays[key])
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="cut short"):
+        read_arrays(path)
+
+
+def test_old_fastreid_names_are_aliased(tmp_path: Path) -> None:
+    arrays = {
+        key.replace("heads.bottleneck.0.", "heads.bnneck."): array
+        for key, array in stand_in_weights(REID).arrays.items()
+    }
+    arrays["heads.classifier.weight"] = np.ones((751, 512), np.float32)
+    path = tmp_path / "zoo.pth"
+    _save_pth(path, arrays, "model")
+    assert "heads.bottleneck.0.weight" in load_weights(REID, path).arrays
 
 
 def test_wts_as_the_format_defines_it(tmp_path: Path) -> None:
