@@ -89,15 +89,20 @@ def _basic_block(
         norm=BatchNorm(f"{block}.bn2"),
     )
     if project:
-        x = ops.convolution(
-            x,
-            f"{block}.downsample.0",
-            width,
-            kernel=1,
-            stride=stride,
-            norm=BatchNorm(f"{block}.downsample.1"),
-        )
+        x = _projected(ops, x, block, width, stride)
     return ops.relu(ops.add(y, x))
+
+
+def _projected(ops: Ops[V], x: V, block: str, channels: int, stride: int) -> V:
+    """The shortcut of a block that changes size or channels."""
+    return ops.convolution(
+        x,
+        f"{block}.downsample.0",
+        channels,
+        kernel=1,
+        stride=stride,
+        norm=BatchNorm(f"{block}.downsample.1"),
+    )
 
 
 def bottleneck_stage(
@@ -162,14 +167,7 @@ def _bottleneck(
         norm=BatchNorm(f"{block}.bn3"),
     )
     if project:
-        x = ops.convolution(
-            x,
-            f"{block}.downsample.0",
-            4 * width,
-            kernel=1,
-            stride=stride,
-            norm=BatchNorm(f"{block}.downsample.1"),
-        )
+        x = _projected(ops, x, block, 4 * width, stride)
     return ops.relu(ops.add(y, x))
 
 

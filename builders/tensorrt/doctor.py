@@ -219,6 +219,8 @@ def _server(repository: Repository, address: str) -> Iterator[Finding]:
         for declaration in catalogue().values():
             name = f"{declaration.name} on {address}"
             if not client.ready(declaration.name):
+                if isinstance(declaration, Network) and declaration.on_request:
+                    continue
                 yield Finding(name, "is not loaded", "build it and start again")
                 continue
             try:

@@ -40,17 +40,21 @@ def _save_pth(path: Path, arrays: dict[str, Any], container: str | None = None) 
     torch.save({container: state, "epoch": 3} if container else state, path)
 
 
+def _save(path: Path, arrays: dict[str, Any]) -> None:
+    if path.suffix == ".safetensors":
+        save_file({k: np.array(v) for k, v in arrays.items()}, path)
+    elif path.suffix == ".wts":
+        write_wts(path, arrays)
+    else:
+        _save_pth(path, arrays)
+
+
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors", ".wts"])
 def test_every_format_gives_the_same_weights(
     tmp_path: Path, arrays: dict[str, Any], suffix: str
 ) -> None:
     path = tmp_path / f"gender{suffix}"
-    if suffix == ".safetensors":
-        save_file({k: np.array(v) for k, v in arrays.items()}, path)
-    elif suffix == ".wts":
-        write_wts(path, arrays)
-    else:
-        _save_pth(path, arrays)
+    _save(path, arrays)
     loaded = load_weights(GENDER, path).arrays
     assert len(loaded) == 97
     for key, array in loaded.items():
@@ -131,12 +135,7 @@ def test_truncated_files_are_refused(
     tmp_path: Path, arrays: dict[str, Any], suffix: str
 ) -> None:
     path = tmp_path / f"gender{suffix}"
-    if suffix == ".safetensors":
-        save_file({k: np.array(v) for k, v in arrays.items()}, path)
-    elif suffix == ".wts":
-        write_wts(path, arrays)
-    else:
-        _save_pth(path, arrays)
+    _save(path, arrays)
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(CheckpointError, match=path.name):
