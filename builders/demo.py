@@ -2,7 +2,7 @@
 
 People are found by OpenCV's HOG detector (upright pedestrians), which stands for the
 detector that users bring. With no picture it shows photographs that scikit-image
-carries; HOG finds nobody in those, so their boxes are given here.
+carries; they are no upright pedestrians for HOG to find, so their boxes are given here.
 """
 
 from __future__ import annotations
