@@ -28,7 +28,7 @@ from builders.build import PLAN_FILE, load
 from builders.catalogue import models
 from builders.repository import Repository, write_text
 from builders.tensorrt.engine import Engine, current_gpu
-from builders.tensorrt.library import load_library
+from builders.tensorrt.library import library_called, load_library
 
 if TYPE_CHECKING:
     from builders.spec import Image, Model
@@ -76,8 +76,7 @@ def plan(results: Results, names: Names = None) -> None:
         passport = repository.record(path)
         if passport is None:
             raise typer.BadParameter(f"{path} is not built")
-        target = "rtx" if passport["library"] == "TensorRT-RTX" else "tensorrt"
-        library = load_library(target)
+        library = library_called(passport["library"])
         engine = Engine(library.trt, path.read_bytes())
         crops = np.random.default_rng(0).integers(
             0, 256, (engine.max_batch, *model.inputs[0].shape), dtype=np.uint8

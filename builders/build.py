@@ -18,7 +18,7 @@ from typing import Any
 from builders import config
 from builders.catalogue import catalogue
 from builders.onnx_file import checked_onnx_file
-from builders.parity import parity_crops, require_parity
+from builders.parity import onnx_runner, parity_crops, require_parity
 from builders.repository import ROOT, Repository, atomic_write, write_text
 from builders.spec import Declaration, Ensemble, Model, Network, PythonModel
 from builders.tensorrt.engine import current_gpu
@@ -206,8 +206,6 @@ def _cpu_file(
 
 
 def _checked_onnx(model: Model, weights: Weights, report: Report) -> tuple[bytes, str]:
-    import onnxruntime
-
     from builders.ops.onnx import onnx_from_model
     from builders.ops.torch import Reference
 
@@ -215,9 +213,7 @@ def _checked_onnx(model: Model, weights: Weights, report: Report) -> tuple[bytes
     data = onnx_from_model(model, weights.arrays).SerializeToString()
     report("comparing ONNX Runtime with torch")
     crops = parity_crops(model)
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    got = dict(zip(names, session.run(names, crops), strict=True))
+    got = onnx_runner(data)(**crops)
     reference = Reference(model, weights.arrays)(**crops)
     found = require_parity(got, reference, model.tolerance, f"{model.name} in ONNX")
     return data, ", ".join(f"{d.output} {d.max_abs:.1e}" for d in found)
@@ -263,7 +259,7 @@ def _plan_file(
     tensors = {t.name: t for t in (*model.inputs, *model.output_tensors)}
     counted = ", ".join(f"{n} {kind}" for kind, n in plan.types.items())
     return plan.data, {
-        "library": "TensorRT-RTX" if library.target == "rtx" else "TensorRT",
+        "library": library.name,
         "version": library.version,
         "gpus": list(options.gpus) or ([gpu.capability] if gpu else []),
         "gpu_name": gpu.name if gpu else None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,10 @@ FloatArray = npt.NDArray[np.float32]
 
 PARITY_SEED = 1
 PARITY_CROPS = 5
+
+
+Runner = Callable[..., Mapping[str, FloatArray]]
+"""Runs what was built: {image name: crops} as keywords to {output: FP32 [N, size]}."""
 
 
 class ParityError(ValueError):
@@ -35,6 +39,19 @@ class Difference:
             f"{self.output}: {self.outside} of {self.total} values outside, "
             f"largest difference {self.max_abs:.2e}"
         )
+
+
+def onnx_runner(model: str | bytes) -> Runner:
+    """ONNX Runtime, on the CPU, on a file's path or its bytes."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+
+    def run(**crops: npt.NDArray[np.uint8]) -> dict[str, FloatArray]:
+        return dict(zip(names, session.run(names, crops), strict=True))
+
+    return run
 
 
 def parity_crops(model: Model) -> dict[str, npt.NDArray[np.uint8]]:

@@ -6,7 +6,7 @@ with a GPU but without torch (NVIDIA's container) judges against the same number
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from builders.build import ONNX_FILE, PLAN_FILE
-from builders.parity import parity_crops
+from builders.parity import Runner, onnx_runner, parity_crops
 from builders.repository import Repository, atomic_write
 from builders.spec import Image, Model, Output
+from builders.tensorrt.engine import Engine
+from builders.tensorrt.library import library_called
 from builders.weights import Origin
 
 FloatArray = npt.NDArray[np.float32]
 Crops = Mapping[str, npt.NDArray[np.uint8]]
-Runner = Callable[..., Mapping[str, FloatArray]]
-"""Runs what was built: {image name: crops} as keywords to {output: FP32 [N, size]}."""
 
 REAL_WINDOWS = ((0.0, 0.0, 0.5, 1.0), (0.25, 0.0, 0.75, 1.0), (0.5, 0.1, 1.0, 0.9))
 """Parts of the photographs that become crops: (x0, y0, x1, y1) of the whole."""
@@ -176,20 +176,6 @@ def _measure(
     return Measure(output.name, max_abs, relative, cosine, agreement, passed)
 
 
-def _onnx_runner(path: Path) -> Runner:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(
-        str(path), providers=["CPUExecutionProvider"]
-    )
-    names = [output.name for output in session.get_outputs()]
-
-    def run(**crops: npt.NDArray[np.uint8]) -> dict[str, FloatArray]:
-        return dict(zip(names, session.run(names, crops), strict=True))
-
-    return run
-
-
 def verify_built(
     model: Model,
     repository: Repository,
@@ -219,7 +205,7 @@ def verify_built(
             f"{path.name} was built from {record['inputs']['weights']}, the reference "
             f"from {check.origin}"
         )
-    run = _onnx_runner(path) if target == "cpu" else _plan_runner(path, record)
+    run = onnx_runner(str(path)) if target == "cpu" else _plan_runner(path, record)
     found = measures(model, check, run, target, built)
     record["parity"] = [asdict(measure) for measure in found]
     repository.write_record(path, record)
@@ -227,10 +213,5 @@ def verify_built(
 
 
 def _plan_runner(path: Path, passport: Mapping[str, Any]) -> Runner:
-    from builders.tensorrt.engine import Engine
-    from builders.tensorrt.library import load_library
-
-    library = load_library(
-        "rtx" if passport["library"] == "TensorRT-RTX" else "tensorrt"
-    )
+    library = library_called(passport["library"])
     return Engine(library.trt, path.read_bytes())

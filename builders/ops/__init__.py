@@ -31,6 +31,10 @@ GEM_EPS = 1e-6
 """FastReID's lower clamp in generalised-mean pooling."""
 
 
+L2_EPS = 1e-12
+"""torch.nn.functional.normalize's floor under the norm."""
+
+
 class WiringError(ValueError):
     """A network's operations do not fit together, or do not fit its weights."""
 

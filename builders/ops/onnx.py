@@ -16,7 +16,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from builders.ops import GEM_EPS, BatchNorm, Norm, Padding, pads
+from builders.ops import GEM_EPS, L2_EPS, BatchNorm, Norm, Padding, pads
 from builders.ops.folding import InstanceNorm, fold, scale_and_shift
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 OPSET = 17
 IR_VERSION = 8
-L2_EPS = 1e-12
-"""torch.nn.functional.normalize's floor under the norm."""
 
 Array = npt.NDArray[np.generic]
 

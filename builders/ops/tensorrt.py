@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from builders.ops import GEM_EPS, BatchNorm, Norm, Padding, pads
+from builders.ops import GEM_EPS, L2_EPS, BatchNorm, Norm, Padding, pads
 from builders.ops.folding import InstanceNorm, fold, scale_and_shift
 from builders.tensorrt.library import Library, PlanError, Precision
 
@@ -30,8 +30,6 @@ Tensor = Any
 
 HW = (1 << 2) | (1 << 3)
 """Reduction axes of [N, C, H, W]."""
-
-L2_EPS = 1e-12
 
 
 def define_network(

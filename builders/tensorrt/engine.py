@@ -75,7 +75,7 @@ class Engine:
         self._trt = trt
         self._cuda = _cuda()
         self._errors: list[str] = []
-        self._logger = _logger(trt, self._errors)
+        self._logger = collecting_logger(trt, self._errors)
         self._runtime = trt.Runtime(self._logger)
         engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
@@ -190,14 +190,6 @@ class Engine:
             self._check(cuda.cudaEventDestroy(event))
         return float(np.median(times))
 
-    def device_bytes(self) -> int:
-        """Bytes of the engine's activations and of our buffers on the GPU."""
-        own = sum(
-            b.item_bytes * self.max_batch
-            for b in (*self.inputs.values(), *self.outputs.values())
-        )
-        return int(self._engine.device_memory_size) + own
-
     def close(self) -> None:
         """Give buffers, graphs and the stream back."""
         for graph in self._graphs.values():
@@ -297,7 +289,9 @@ def _cuda() -> Any:
     return runtime
 
 
-def _logger(trt: Any, errors: list[str]) -> Any:
+def collecting_logger(trt: Any, errors: list[str]) -> Any:
+    """A logger of library `trt` that keeps its errors in `errors`."""
+
     class Collecting(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)

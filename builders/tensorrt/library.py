@@ -20,6 +20,9 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "fp16", "bf16")
 
 MODULES: dict[Target, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 
+NAMES: dict[Target, str] = {"tensorrt": "TensorRT", "rtx": "TensorRT-RTX"}
+"""As passports and people call them."""
+
 COMPUTE_TYPES: dict[Precision, str] = {
     "fp32": "float32",
     "tf32": "float32",
@@ -40,6 +43,11 @@ class Library:
 
     target: Target
     trt: ModuleType
+
+    @property
+    def name(self) -> str:
+        """What passports call it."""
+        return NAMES[self.target]
 
     @property
     def version(self) -> str:
@@ -144,8 +152,13 @@ class Library:
         }
 
     def __str__(self) -> str:
-        name = "TensorRT-RTX" if self.target == "rtx" else "TensorRT"
-        return f"{name} {self.version}"
+        return f"{self.name} {self.version}"
+
+
+def library_called(name: str) -> Library:
+    """The installed library that a passport calls `name`. Raises PlanError."""
+    (target,) = (target for target, known in NAMES.items() if known == name)
+    return load_library(target)
 
 
 @cache

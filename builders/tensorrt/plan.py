@@ -20,6 +20,7 @@ import numpy.typing as npt
 from builders.ops.tensorrt import define_network
 from builders.repository import atomic_write
 from builders.spec import Batching, Model, Tensor
+from builders.tensorrt.engine import collecting_logger
 from builders.tensorrt.library import Library, PlanError, Precision
 
 Report = Callable[[str], None]
@@ -71,7 +72,7 @@ def plan_from_model(
     try:
         kept = define_network(library, network, model, arrays, options.precision)
     except RuntimeError as exc:  # a layer without an output, as the bindings say it
-        reasons = "; ".join(with_builder.logger.errors[-3:]) or str(exc)
+        reasons = "; ".join(with_builder.errors[-3:]) or str(exc)
         raise PlanError(f"{library} refused layer by layer: {reasons}") from exc
     plan = with_builder.build(network, model.inputs, model.batching)
     del kept
@@ -116,7 +117,8 @@ class _Builder:
         self._options = options
         self._report = report
         self._trt = library.trt
-        self.logger = _collecting_logger(library)
+        self.errors: list[str] = []
+        self.logger = collecting_logger(library.trt, self.errors)
         builder = self._trt.Builder(self.logger)
         if not builder:
             raise PlanError(
@@ -139,7 +141,7 @@ class _Builder:
         if serialized is None:
             raise PlanError(
                 f"{self._library} could not build it: "
-                f"{'; '.join(self.logger.errors[-3:]) or 'it gave no reason'}"
+                f"{'; '.join(self.errors[-3:]) or 'it gave no reason'}"
             )
         self._save_timing_cache(config)
         data = bytes(serialized)
@@ -284,21 +286,6 @@ def _require_precision(types: Histogram, precision: Precision, source: str) -> N
             f"the plan is not {precision}: of {total} convolutions, the {source} "
             f"counts {types}; nothing was written"
         )
-
-
-def _collecting_logger(library: Library) -> Any:
-    class Collecting(library.trt.ILogger):  # type: ignore[misc, name-defined]
-        """Keeps errors for the message that is raised."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in {self.ERROR, self.INTERNAL_ERROR}:
-                self.errors.append(message.strip())
-
-    return Collecting()
 
 
 def _progress_monitor(library: Library, report: Report) -> Any:
