@@ -1,6 +1,6 @@
 """`python -m builders`: the command line."""
 
-from builders.cli import main
+from builders.commands import run
 
 if __name__ == "__main__":
-    main()
+    run()

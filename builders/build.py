@@ -41,6 +41,8 @@ PLAN_FILE = "model.plan"
 GRAPH_SOURCES = ("ops", "networks", "models", "tensorrt", "weights/standin.py")
 """Parts of builders/ that decide what is in a built file."""
 
+BUILD_TARGETS = ("cpu", "tensorrt", "rtx")
+
 NEEDS: dict[str, tuple[str, ...]] = {
     "cpu": (ONNX_FILE, "cpu_model.py"),
     "onnxruntime": (ONNX_FILE,),

@@ -6,25 +6,33 @@ seeded ones where there is no checkpoint, and they say so wherever they go.
 
 from builders.weights.checkpoint import (
     Checkpoint,
-    CheckpointError,
     Origin,
     StandIn,
     Weights,
     file_sha256,
+    fitted,
     load_weights,
-    read_arrays,
+)
+from builders.weights.files import (
+    CheckpointError,
+    Contents,
+    read_checkpoint,
+    write_checkpoint,
 )
 from builders.weights.standin import noise_crops, stand_in_weights
 
 __all__ = [
     "Checkpoint",
     "CheckpointError",
+    "Contents",
     "Origin",
     "StandIn",
     "Weights",
     "file_sha256",
+    "fitted",
     "load_weights",
     "noise_crops",
-    "read_arrays",
+    "read_checkpoint",
     "stand_in_weights",
+    "write_checkpoint",
 ]

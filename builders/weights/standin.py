@@ -20,7 +20,8 @@ import numpy.typing as npt
 from builders.ops import BatchNorm
 from builders.ops.shape import Entry
 from builders.spec import Image, Model
-from builders.weights.checkpoint import Array, StandIn, Weights
+from builders.weights.checkpoint import StandIn, Weights
+from builders.weights.files import Array
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,7 +11,7 @@ A trailing `:0` is stripped. `.wts` files write `_` for `/`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -34,24 +34,26 @@ def tensorflow_name(key: str, norms: Iterable[str]) -> str:
     return f"{layer.replace('.', '/')}/{parts.get(part, part)}"
 
 
-def from_tensorflow(
-    arrays: Mapping[str, Array], keys: Iterable[str]
-) -> dict[str, Array]:
-    """`arrays` under those of the names `keys` whose TensorFlow name they have, in
-    PyTorch's layout; others as they are.
-    """
+def layout_names(keys: Iterable[str]) -> dict[str, str]:
+    """{TensorFlow's name: key} of `keys`, with `/` and with `_`."""
     keys = list(keys)
     norms = {k.rpartition(".")[0] for k in keys if k.endswith(".running_var")}
     known: dict[str, str] = {}
     for key in keys:
         name = tensorflow_name(key, norms)
         known[name] = known[name.replace("/", "_")] = key
-    result: dict[str, Array] = {}
-    for name, array in arrays.items():
-        plain = name.removesuffix(":0")
-        if plain not in known:
-            result[name] = array
-            continue
-        axes = {4: (3, 2, 0, 1), 2: (1, 0)}.get(array.ndim)
-        result[known[plain]] = array.transpose(axes) if axes else array
-    return result
+    return known
+
+
+def pytorch_order(array: Array, shape: tuple[int, ...]) -> Array:
+    """`array`, which is HWIO or IO, as OIHW or OI (other ranks as they are). A flat
+    one is first given the form that `shape`, PyTorch's, has in TensorFlow.
+    """
+    rank = len(shape)
+    if rank not in {2, 4}:
+        return array
+    if array.ndim == 1 and array.size == np.prod(shape):
+        there = (2, 3, 1, 0) if rank == 4 else (1, 0)
+        array = array.reshape([shape[axis] for axis in there])
+    axes = {4: (3, 2, 0, 1), 2: (1, 0)}.get(array.ndim)
+    return array.transpose(axes) if axes else array

@@ -25,12 +25,21 @@ import numpy.typing as npt
 Array = npt.NDArray[np.generic]
 Dialect = Literal["A", "B", "C", "D"]
 
+DIALECTS: Mapping[Dialect, str] = {
+    "A": "tensorrtx",
+    "B": "dumpTFWts, hexadecimal",
+    "C": "dumpTFWts, raw",
+    "D": "dumpTFWts revised, decimal",
+}
+
 TYPE_CODES: Mapping[bytes, str] = {b"0": "<f4", b"1": "<f2", b"2": "i1", b"3": "<i4"}
 """dumpTFWts' data types; B writes 0 whatever the values are."""
 
 
-def read_wts(path: Path) -> dict[str, Array]:
-    """{name: FP32 array}, flat except in dialect C. Raises ValueError with the line."""
+def read_wts(path: Path) -> tuple[Dialect, dict[str, Array]]:
+    """The dialect, and {name: FP32 array}, flat except in dialect C. A file of empty
+    tensors counts as A. Raises ValueError with the line, for NaN and infinity too.
+    """
     arrays: dict[str, Array] = {}
     found: Dialect | None = None
     with path.open("rb") as file:
@@ -48,6 +57,11 @@ def read_wts(path: Path) -> dict[str, Array]:
                 f"line {number}: written in dialect {dialect}, the lines before in "
                 f"{found}; the file was put together from two"
             )
+        if not np.isfinite(array).all():
+            bad = np.count_nonzero(~np.isfinite(array))
+            raise ValueError(
+                f"line {number}: {name} has {bad} values that are NaN or infinite"
+            )
         if array.size:
             found = dialect
         arrays[name] = array
@@ -56,11 +70,16 @@ def read_wts(path: Path) -> dict[str, Array]:
             f"line 1 promises {int(header)} tensors, the file has {len(arrays)}: "
             "it is cut short or was edited"
         )
-    return arrays
+    return found or "A", arrays
 
 
 def write_wts(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Write `arrays` to `path` in dialect A, flattened, as float32."""
+    """Write `arrays` to `path` in dialect A, flattened, as float32. Raises ValueError
+    for a name with blanks, which the format cannot hold.
+    """
+    for name in arrays:
+        if not name or len(name.split()) != 1:
+            raise ValueError(f"{name!r} cannot be a name in a .wts file: it has blanks")
     with path.open("w", encoding="utf-8") as file:
         file.write(f"{len(arrays)}\n")
         for name, array in arrays.items():

@@ -11,6 +11,7 @@ from builders.ops.onnx import onnx_from_model
 from builders.ops.torch import Reference
 from builders.parity import parity_crops
 from builders.spec import Model
+from builders.weights import Contents
 from builders.weights.checkpoint import matched
 from tests.references import REFERENCES, randomised
 
@@ -27,7 +28,7 @@ def test_networks_equal_their_independent_reference(model: Model) -> None:
 
     module = randomised(model.name)
     state = {key: value.numpy() for key, value in module.state_dict().items()}
-    arrays = matched(model, state, "reference")
+    arrays = matched(model, Contents(state, "torch"), "reference")
     crops = parity_crops(model)
     with torch.inference_mode():
         expected = module(*(torch.from_numpy(c) for c in crops.values()))

@@ -20,7 +20,7 @@ from builders.parity import parity_crops
 from builders.spec import Model
 from builders.tensorrt.library import Library, PlanError, load_library
 from builders.tensorrt.plan import PlanOptions, plan_from_model, types_from_inspector
-from builders.weights import stand_in_weights
+from builders.weights import Contents, stand_in_weights
 from builders.weights.checkpoint import matched
 from tests.references import randomised
 from tests.tensorrt_interpreter import Interpreter
@@ -36,10 +36,11 @@ LIBRARY = load_library("rtx")
 GENDER = MODELS["person_gender"]
 
 
-def _randomised(model: Model) -> dict[str, Any]:
+def _randomised(model: Model) -> Any:
     """Every weight and statistic random, from the independent reference."""
     state = randomised(model.name).state_dict()
-    return matched(model, {k: v.numpy() for k, v in state.items()}, "reference")
+    arrays = {key: value.numpy() for key, value in state.items()}
+    return matched(model, Contents(arrays, "torch"), "reference")
 
 
 @cache

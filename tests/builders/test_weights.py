@@ -10,16 +10,21 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import save_file
+from typer.testing import CliRunner
 
-from builders.catalogue import models
+from builders.catalogue import catalogue, models
+from builders.commands import app
 from builders.models import person_gender, person_reid_kd_r18
+from builders.spec import Model
 from builders.weights import (
     CheckpointError,
     load_weights,
-    read_arrays,
+    read_checkpoint,
     stand_in_weights,
+    write_checkpoint,
 )
 from builders.weights.wts import read_wts, write_wts
+from tests.references import randomised
 
 GENDER = person_gender.MODEL
 REID = person_reid_kd_r18.MODEL
@@ -126,7 +131,7 @@ def test_a_pickle_is_not_executed(
     Path("plain.pth").write_bytes(pickle.dumps(_Bomb(), protocol=2))
     for name in ("bomb.pth", "plain.pth"):
         with pytest.raises(CheckpointError, match="could run code"):
-            read_arrays(Path(name))
+            read_checkpoint(Path(name))
     assert not Path("exploded").exists()
 
 
@@ -139,7 +144,7 @@ def test_truncated_files_are_refused(
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(CheckpointError, match=path.name):
-        read_arrays(path)
+        read_checkpoint(path)
 
 
 WTS = {
@@ -148,6 +153,9 @@ WTS = {
     "digits": ("1\na 1 3f8\n", "line 2: values are not eight hex digits"),
     "words": ("1\na b c\n", "line 2: expected `name count values`"),
     "twice": ("2\na 1 3f800000\na 1 3f800000\n", "line 3: a occurs a second time"),
+    "nan": ("2\na 0\nb 2 3f800000 7fc00000\n", "line 3: b has 1 values that are NaN"),
+    "inf": ("1\nb 1 ff800000\n", "line 2: b has 1 values that are NaN or inf"),
+    "cut off": ("1\na 2 3f800000 c02", "line 2: values are not eight hex digits"),
     "header": ("3\na 1 3f800000\n", "promises 3 tensors, the file has 1"),
 }
 
@@ -159,7 +167,7 @@ def test_broken_wts_files_name_the_line(
     path = tmp_path / "x.wts"
     path.write_text(text)
     with pytest.raises(CheckpointError, match=message):
-        read_arrays(path)
+        read_checkpoint(path)
 
 
 TWO = np.array([[1.0, -2.5]], np.float32)
@@ -180,32 +188,161 @@ def test_all_dialects_of_wts_are_read(
 ) -> None:
     path = tmp_path / "x.wts"
     path.write_bytes(data)
-    array = read_wts(path)["x"]
+    array = read_wts(path)[1]["x"]
     assert array.shape == shape
     assert array.ravel().tolist() == [1.0, -2.5]
+
+
+KINSHIP = models(["kinship_compact"])[0]
+
+
+def _tensorflow_arrays(arrays: Any) -> dict[str, Any]:
+    """As TensorFlow would hold them: its names with `_`, HWIO and IO."""
+    names = {"weight": "W", "bias": "b"}
+    norms = {"weight": "gamma", "bias": "beta"}
+    ema = {"running_mean": "mean_EMA", "running_var": "variance_EMA"}
+    result = {}
+    for key, array in arrays.items():
+        layer, _, part = key.rpartition(".")
+        is_norm = f"{layer}.running_var" in arrays
+        name = ((norms if is_norm else names) | ema)[part]
+        axes = {4: (2, 3, 1, 0), 2: (1, 0)}.get(array.ndim, (0,))
+        result[f"{layer.replace('.', '_')}_{name}"] = array.transpose(axes)
+    return dict(sorted(result.items()))
+
+
+def _write_dialect(path: Path, dialect: str, arrays: dict[str, Any]) -> None:
+    """Written as the dialects' own scripts do (FACTS: dumpTFWts and its revision)."""
+    with path.open("wb") as file:
+        file.write(f"{len(arrays)}\n".encode())
+        for name, array in arrays.items():
+            flat = np.ascontiguousarray(array, np.float32)
+            if dialect == "C":
+                file.write(f"{name} 0 {flat.shape} ".encode() + flat.tobytes() + b"\n")
+                continue
+            if dialect == "B":
+                values = [f"{bits:x}" for bits in flat.view(np.uint32).ravel().tolist()]
+            else:
+                axes = {4: (3, 2, 0, 1), 2: (1, 0)}.get(flat.ndim, (0,))
+                values = [repr(float(v)) for v in flat.transpose(axes).ravel()]
+            file.write(f"{name} 0 {flat.size} {' '.join(values)} \n".encode())
+
+
+@pytest.mark.parametrize("dialect", ["B", "C", "D"])
+def test_tensorflow_dialects_load_strictly(tmp_path: Path, dialect: str) -> None:
+    arrays = stand_in_weights(KINSHIP, seed=9).arrays
+    path = tmp_path / f"kinship.wts{'2' if dialect == 'C' else ''}"
+    _write_dialect(path, dialect, _tensorflow_arrays(arrays))
+    assert f"dialect {dialect}" in read_checkpoint(path).format
+    loaded = load_weights(KINSHIP, path).arrays
+    assert set(loaded) == set(arrays)
+    for key, array in arrays.items():
+        np.testing.assert_array_equal(loaded[key], array)
+
+
+def test_a_key_under_two_names_is_refused(tmp_path: Path) -> None:
+    arrays = dict(stand_in_weights(KINSHIP).arrays)
+    path = tmp_path / "kinship.npz"
+    np.savez(path, **arrays, **{"embed/b": arrays["embed.bias"]})
+    with pytest.raises(CheckpointError, match=r"twice .*embed.bias: .* as embed/b"):
+        load_weights(KINSHIP, path)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".npz", ".wts"])
+def test_convert_and_back_changes_no_bit(tmp_path: Path, suffix: str) -> None:
+    arrays = stand_in_weights(KINSHIP, seed=2).arrays
+    first, second, third = (tmp_path / f"{n}{suffix}" for n in "abc")
+    write_checkpoint(first, suffix, arrays)
+    middle = tmp_path / "middle.safetensors"
+    for source, target in ((first, middle), (middle, second)):
+        done = _command("convert", source, target, "--model", KINSHIP.name)
+        assert done.exit_code == 0, done.output
+    loaded = load_weights(KINSHIP, second).arrays
+    assert all(np.array_equal(loaded[key], arrays[key]) for key in arrays)
+    plain = _command("convert", first, third)
+    assert (plain.exit_code == 0) == third.is_file()
+
+
+def test_convert_needs_a_model_for_shapes_that_are_not_there(tmp_path: Path) -> None:
+    source, target = tmp_path / "a.wts", tmp_path / "b.npz"
+    source.write_text("1\nx 2 3f800000 c0200000\n")
+    done = _command("convert", source, target)
+    assert "has no shapes, and .npz needs them" in str(done.exception)
+    assert not target.exists()
+
+
+def test_inspect_lists_and_names_what_fits(tmp_path: Path) -> None:
+    path = tmp_path / "kinship.wts"
+    arrays = dict(stand_in_weights(KINSHIP).arrays)
+    write_checkpoint(path, ".wts", arrays)
+    fits = _command("inspect", path)
+    assert fits.exit_code == 0
+    assert "dialect A (tensorrtx)" in fits.output
+    assert "trunk.0.weight" in fits.output
+    assert "fits     kinship_compact" in fits.output
+    del arrays["head.2.bias"]
+    write_checkpoint(path, ".wts", arrays)
+    nearest = _command("inspect", path).output
+    assert "kinship_compact: 1 keys differ" in nearest
+    assert "missing     head.2.bias (1,)" in nearest
+
+
+def _command(*arguments: Any) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+PUBLISHED = {m.name: m for m in catalogue().values() if isinstance(m, Model)}
+del PUBLISHED["kinship_concat"]  # 1.28 GB; its layout is checked in test_shape
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_published_layout_loads_strictly(tmp_path: Path, name: str) -> None:
+    """The state dict of an ordinary module, as its training program would save it."""
+    state = randomised(name).state_dict()
+    path = tmp_path / "published.pth"
+    extra = {"heads.weight": torch.zeros(0, 512)} if "reid_" in name else {}
+    torch.save({"model": {**state, **extra}, "iteration": 9}, path)
+    loaded = load_weights(PUBLISHED[name], path).arrays
+    floats = {key for key, value in state.items() if value.is_floating_point()}
+    assert set(loaded) == floats
+    for key in floats:
+        np.testing.assert_array_equal(loaded[key], state[key].numpy())
+
+
+def test_the_container_of_old_pytorch_is_read(
+    tmp_path: Path, arrays: dict[str, Any]
+) -> None:
+    path = tmp_path / "old.pth"
+    state = {key: torch.from_numpy(np.array(a)) for key, a in arrays.items()}
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+    assert "before PyTorch 1.6" in read_checkpoint(path).format
+    assert len(load_weights(GENDER, path).arrays) == 97
 
 
 def test_a_zero_in_dialect_b_is_one_digit(tmp_path: Path) -> None:
     path = tmp_path / "x.wts"
     path.write_bytes(b"1\nx 0 3 0 3f800000 80000000 \n")
-    assert read_wts(path)["x"].tolist() == [0.0, 1.0, -0.0]
+    assert read_wts(path)[1]["x"].tolist() == [0.0, 1.0, -0.0]
 
 
 def test_raw_values_may_look_like_newlines(tmp_path: Path) -> None:
     path = tmp_path / "x.wts2"
     raw = b"\n\n\n\n" * 2
     path.write_bytes(b"2\nx 0 (2,) " + raw + b"\ny 0 (1,) " + raw[:4] + b"\n")
-    assert {k: v.shape for k, v in read_arrays(path).items()} == {"x": (2,), "y": (1,)}
+    assert {k: v.shape for k, v in read_checkpoint(path).arrays.items()} == {
+        "x": (2,),
+        "y": (1,),
+    }
     path.write_bytes(b"1\nx 0 (200,) " + raw)
     with pytest.raises(CheckpointError, match="the file ends before"):
-        read_arrays(path)
+        read_checkpoint(path)
 
 
 def test_dialects_are_not_mixed(tmp_path: Path) -> None:
     path = tmp_path / "x.wts"
     path.write_bytes(b"2\nx 1 3f800000\ny 0 1 1.5\n")
     with pytest.raises(CheckpointError, match="line 3: written in dialect D"):
-        read_arrays(path)
+        read_checkpoint(path)
 
 
 def test_tensorpacks_npz_loads_strictly(tmp_path: Path) -> None:
@@ -239,7 +376,7 @@ def test_tensorpacks_npz_loads_strictly(tmp_path: Path) -> None:
         np.testing.assert_array_equal(array, arrays[key])
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="cut short"):
-        read_arrays(path)
+        read_checkpoint(path)
 
 
 def test_old_fastreid_names_are_aliased(tmp_path: Path) -> None:
@@ -262,15 +399,16 @@ def test_wts_as_the_format_defines_it(tmp_path: Path) -> None:
     }
     write_wts(path, arrays)
     assert path.read_text() == "3\none 2 3f800000 c0200000\ncount 1 40400000\nnone 0\n"
-    back = read_wts(path)
+    dialect, back = read_wts(path)
+    assert dialect == "A"
     assert [back[k].tolist() for k in arrays] == [[1.0, -2.5], [3.0], []]
 
 
 def test_unknown_suffixes_and_missing_files(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="expected one of"):
-        read_arrays(tmp_path / "x.h5")
+        read_checkpoint(tmp_path / "x.h5")
     with pytest.raises(CheckpointError, match="cannot be read"):
-        read_arrays(tmp_path / "x.wts")
+        read_checkpoint(tmp_path / "x.wts")
 
 
 def test_stand_ins_are_seeded_and_say_so() -> None:

@@ -95,10 +95,10 @@ def test_the_command_prints_endpoints_and_stops_cleanly(
     """`python -m builders serve` as a process, on the repository of this run."""
     ports = Ports.free()
     program = (
-        "import sys; from pathlib import Path; from builders import repository, cli;"
+        "from pathlib import Path; from builders import commands, repository;"
         f"root = Path({str(repository.root)!r});"
-        "cli.Repository = lambda: repository.Repository(root);"
-        "cli.main()"
+        "commands.serving.Repository = lambda: repository.Repository(root);"
+        "commands.run()"
     )
     command = [
         *(sys.executable, "-c", program, "serve", "--model", "person_gender"),
