@@ -26,6 +26,7 @@ import typer
 
 from builders.build import PLAN_FILE, load
 from builders.catalogue import models
+from builders.parity import parity_inputs
 from builders.repository import Repository, write_text
 from builders.tensorrt.engine import Engine, current_gpu
 from builders.tensorrt.library import library_called, load_library
@@ -302,17 +303,15 @@ def _network(
         return tensor
 
     weights = {key: weight(key, array) for key, array in arrays.items()}
-    pixels = {
-        image.name: torch.randint(
-            0, 256, (batch, *image.tensor.shape), dtype=torch.uint8, device="cuda"
-        )
-        for image in model.images
+    inputs = {
+        name: torch.from_numpy(array[:1]).cuda().expand(batch, *array.shape[1:])
+        for name, array in parity_inputs(model).items()
     }
-    ops = kind(weights, pixels)
+    ops = kind(weights, {name: x.contiguous() for name, x in inputs.items()})
 
     def run() -> Any:
         with torch.inference_mode():
-            return model.network(ops, *(ops.image(image) for image in model.images))
+            return model.wire(ops)
 
     return run
 

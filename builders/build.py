@@ -18,7 +18,7 @@ from typing import Any
 from builders import config
 from builders.catalogue import catalogue
 from builders.onnx_file import checked_onnx_file
-from builders.parity import onnx_runner, parity_crops, require_parity
+from builders.parity import onnx_runner, parity_inputs, require_parity
 from builders.repository import ROOT, Repository, atomic_write, write_text
 from builders.spec import Declaration, Ensemble, Model, Network, PythonModel
 from builders.tensorrt.engine import current_gpu
@@ -214,7 +214,7 @@ def _checked_onnx(model: Model, weights: Weights, report: Report) -> tuple[bytes
     report("wiring the ONNX graph")
     data = onnx_from_model(model, weights.arrays).SerializeToString()
     report("comparing ONNX Runtime with torch")
-    crops = parity_crops(model)
+    crops = parity_inputs(model)
     got = onnx_runner(data)(**crops)
     reference = Reference(model, weights.arrays)(**crops)
     found = require_parity(got, reference, model.tolerance, f"{model.name} in ONNX")

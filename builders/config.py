@@ -106,6 +106,7 @@ def config_text(fields: Fields) -> str:
 
 
 def _shared(model: Network, repository: Repository) -> Fields:
+    origin = repository.origin(model.name)
     return {
         "name": model.name,
         "max_batch_size": model.batching.maximum,
@@ -114,7 +115,8 @@ def _shared(model: Network, repository: Repository) -> Fields:
         "version_policy": {"latest": {"num_versions": 1}},
         "parameters": _parameters(
             {
-                "weights": str(repository.origin(model.name)),
+                "weights": str(origin),
+                "stand_in_weights": model.name if isinstance(origin, StandIn) else "",
                 "source": model.source,
                 "assumptions": model.assumptions,
                 **_tensor_parameters(model),

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from builders.spec import Model, Tolerance
-from builders.weights import noise_crops
+from builders.weights.standin import noise_crops, noise_inputs
 
 FloatArray = npt.NDArray[np.float32]
 
 PARITY_SEED = 1
-PARITY_CROPS = 5
+PARITY_COUNT = 5
 
 
 Runner = Callable[..., Mapping[str, FloatArray]]
-"""Runs what was built: {image name: crops} as keywords to {output: FP32 [N, size]}."""
+"""Runs what was built: {input: array} as keywords to {output: FP32 [N, size]}."""
 
 
 class ParityError(ValueError):
@@ -48,25 +49,25 @@ def onnx_runner(model: str | bytes) -> Runner:
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
 
-    def run(**crops: npt.NDArray[np.uint8]) -> dict[str, FloatArray]:
-        return dict(zip(names, session.run(names, crops), strict=True))
+    def run(**inputs: npt.NDArray[Any]) -> dict[str, FloatArray]:
+        return dict(zip(names, session.run(names, inputs), strict=True))
 
     return run
 
 
-def parity_crops(model: Model) -> dict[str, npt.NDArray[np.uint8]]:
-    """Seeded crops for `model`: smooth noise, and one of independent pixels, of low
+def parity_inputs(model: Model) -> dict[str, npt.NDArray[Any]]:
+    """Seeded inputs for `model`: smooth noise, and one of independent pixels, of low
     contrast, because deep networks with random weights overflow on white noise.
     """
-    crops: dict[str, npt.NDArray[np.uint8]] = {}
+    inputs = noise_inputs(model, PARITY_COUNT, PARITY_SEED)
     for number, image in enumerate(model.images):
         seed = PARITY_SEED + number
-        crops[image.name] = noise_crops(image, PARITY_CROPS, seed)
+        inputs[image.name] = noise_crops(image, PARITY_COUNT, seed)
         rng = np.random.default_rng(seed)
-        crops[image.name][-1] = rng.integers(
+        inputs[image.name][-1] = rng.integers(
             96, 160, image.tensor.shape, dtype=np.uint8
         )
-    return crops
+    return inputs
 
 
 def differences(

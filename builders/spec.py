@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from builders.ops import WiringError
+from builders.ops import Ops, V, WiringError
 from builders.ops.shape import Survey, survey
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -118,6 +118,22 @@ class Image:
 
 
 @dataclass(frozen=True)
+class Vector:
+    """One input of FP32 vectors [N, size] that another network has made."""
+
+    name: str
+    size: int
+
+    def __post_init__(self) -> None:
+        _require_name(self.name, "vector")
+
+    @property
+    def tensor(self) -> Tensor:
+        """The input as it is on the wire."""
+        return Tensor(self.name, "FP32", (self.size,))
+
+
+@dataclass(frozen=True)
 class Output:
     """One FP32 output of a network. `labels` and `threshold` belong to a probability:
     `labels[1]` is meant from `threshold` up, `labels[0]` below.
@@ -196,7 +212,8 @@ class Tolerance:
 class Model:
     """A network with weights, served as an engine of its own.
 
-    `network(ops, *images)` wires it and returns {output name: value}. `dropped` are
+    `network(ops, *images)`, or `network(ops, *vectors)` where it has those instead,
+    wires it and returns {output name: value}. `dropped` are
     patterns (fnmatch) of checkpoint keys that inference does not need; any other key
     that the wiring does not use is an error. `aliases` are beginnings of keys that
     older checkpoints have, and what they are called now. Models `on_request` are only
@@ -208,8 +225,9 @@ class Model:
     source: str
     licence: str
     network: Callable[..., Mapping[str, Any]]
-    images: tuple[Image, ...]
     outputs: tuple[Output, ...]
+    images: tuple[Image, ...] = ()
+    vectors: tuple[Vector, ...] = ()
     dropped: tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
     on_request: bool = False
@@ -220,8 +238,9 @@ class Model:
     def __post_init__(self) -> None:
         _require_name(self.name, "model")
         _require(
-            bool(self.images) and bool(self.outputs),
-            f"model {self.name}: declare at least one image and one output",
+            bool(self.images) != bool(self.vectors) and bool(self.outputs),
+            f"model {self.name}: declare images or vectors, not both, and at least "
+            "one output",
         )
         names = [t.name for t in (*self.inputs, *self.output_tensors)]
         _require(
@@ -242,12 +261,21 @@ class Model:
     @cached_property
     def survey(self) -> Survey:
         """Layout, MACs and output shapes of the network."""
-        return survey(self.network, self.images)
+        return survey(self.wire)
+
+    def wire(self, ops: Ops[V]) -> Mapping[str, V]:
+        """{output name: value} of the network, run by `ops`."""
+        return self.network(
+            ops,
+            *(ops.image(image) for image in self.images),
+            *(ops.vector(vector) for vector in self.vectors),
+        )
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
         """Input tensors."""
-        return tuple(image.tensor for image in self.images)
+        images = tuple(image.tensor for image in self.images)
+        return images + tuple(vector.tensor for vector in self.vectors)
 
     @property
     def output_tensors(self) -> tuple[Tensor, ...]:

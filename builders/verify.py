@@ -1,6 +1,6 @@
 """Verification: what was built against the torch reference, on noise and real crops.
 
-`Check` is the crops and the reference's answers; it can be saved, so that a machine
+`Check` is the inputs and the reference's answers; it can be saved, so that a machine
 with a GPU but without torch (NVIDIA's container) judges against the same numbers.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from builders.build import ONNX_FILE, PLAN_FILE
-from builders.parity import Runner, onnx_runner, parity_crops
+from builders.parity import Runner, onnx_runner, parity_inputs
 from builders.repository import Repository, atomic_write
 from builders.spec import Image, Model, Output
 from builders.tensorrt.engine import Engine
@@ -23,7 +23,7 @@ from builders.tensorrt.library import library_called
 from builders.weights import Origin
 
 FloatArray = npt.NDArray[np.float32]
-Crops = Mapping[str, npt.NDArray[np.uint8]]
+Inputs = Mapping[str, npt.NDArray[Any]]
 
 REAL_WINDOWS = ((0.0, 0.0, 0.5, 1.0), (0.25, 0.0, 0.75, 1.0), (0.5, 0.1, 1.0, 0.9))
 """Parts of the photographs that become crops: (x0, y0, x1, y1) of the whole."""
@@ -37,15 +37,15 @@ class VerificationError(ValueError):
 
 @dataclass(frozen=True)
 class Check:
-    """Crops, and what the torch reference answers for weights of `origin`."""
+    """Inputs, and what the torch reference answers for weights of `origin`."""
 
-    crops: Crops
+    inputs: Inputs
     answers: Mapping[str, FloatArray]
     origin: str
 
     def save(self, path: Path) -> None:
         """Write to `path` (.npz)."""
-        arrays: dict[str, Any] = {f"crops/{k}": v for k, v in self.crops.items()}
+        arrays: dict[str, Any] = {f"inputs/{k}": v for k, v in self.inputs.items()}
         arrays |= {f"answers/{k}": v for k, v in self.answers.items()}
         with atomic_write(path) as partial, partial.open("wb") as file:
             np.savez_compressed(file, origin=np.array(self.origin), **arrays)
@@ -55,12 +55,12 @@ class Check:
         """Read what save wrote; no pickles. Raises VerificationError."""
         try:
             with np.load(path, allow_pickle=False) as data:
-                found: dict[str, dict[str, Any]] = {"crops": {}, "answers": {}}
+                found: dict[str, dict[str, Any]] = {"inputs": {}, "answers": {}}
                 for key in data.files:
                     kind, _, name = key.partition("/")
                     if name:
                         found[kind][name] = data[key]
-                return cls(found["crops"], found["answers"], str(data["origin"]))
+                return cls(found["inputs"], found["answers"], str(data["origin"]))
         except (OSError, ValueError, KeyError) as exc:
             raise VerificationError(
                 f"{path}: not a saved check ({exc}); write one with "
@@ -94,11 +94,10 @@ def reference_check(model: Model, arrays: Mapping[str, Any], origin: Origin) -> 
     """The torch reference's answers on seeded noise and on real crops."""
     from builders.ops.torch import Reference
 
-    crops = {
-        image.name: np.concatenate([noise, real_crops(image)])
-        for image, noise in zip(model.images, parity_crops(model).values(), strict=True)
-    }
-    return Check(crops, Reference(model, arrays)(**crops), str(origin))
+    inputs = parity_inputs(model)
+    for image in model.images:
+        inputs[image.name] = np.concatenate([inputs[image.name], real_crops(image)])
+    return Check(inputs, Reference(model, arrays)(**inputs), str(origin))
 
 
 def real_crops(image: Image) -> npt.NDArray[np.uint8]:
@@ -126,9 +125,9 @@ def measures(
 ) -> list[Measure]:
     """One Measure an output, judged by the model's tolerance for `precision`."""
     maximum = model.batching.maximum
-    count = len(next(iter(check.crops.values())))
+    count = len(next(iter(check.inputs.values())))
     parts = [
-        run(**{name: crops[i : i + maximum] for name, crops in check.crops.items()})
+        run(**{name: array[i : i + maximum] for name, array in check.inputs.items()})
         for i in range(0, count, maximum)
     ]
     got = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}

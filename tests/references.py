@@ -437,6 +437,29 @@ class KinshipCompact(nn.Module):
         return {"related_probability": torch.sigmoid(logit)}
 
 
+class KinshipEmbedding(KinshipCompact):
+    def __init__(self) -> None:
+        super().__init__()
+        del self.head
+
+    def forward(self, face: Tensor) -> dict[str, Tensor]:
+        x = self.trunk(face.permute(0, 3, 1, 2) / 255)
+        return {"embedding": self.embed(x.mean((2, 3)))}
+
+
+class KinshipPair(nn.Module):
+    vector_size = 256
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Sequential(nn.Linear(512, 128), nn.ReLU(), nn.Linear(128, 1))
+
+    def forward(self, embedding_a: Tensor, embedding_b: Tensor) -> dict[str, Tensor]:
+        apart, together = embedding_a - embedding_b, embedding_a * embedding_b
+        logit = self.head(torch.hstack([apart.abs(), together]))
+        return {"related_probability": torch.sigmoid(logit)}
+
+
 class KinshipConcat(nn.Module):
     """The author's network, as its train.py wires it."""
 
@@ -491,6 +514,8 @@ def _r34() -> nn.Module:
 REFERENCES: dict[str, Callable[[], nn.Module]] = {
     "kinship_compact": KinshipCompact,
     "kinship_concat": KinshipConcat,
+    "kinship_embedding": KinshipEmbedding,
+    "kinship_pair": KinshipPair,
     "person_gender": GenderModel,
     "person_gender_gennet_recon": GenNet,
     "person_gender_reid": ConcurrentModel,
@@ -546,11 +571,14 @@ def _settle(module: nn.Module) -> None:
         for layer in module.modules()
         if isinstance(layer, nn.BatchNorm2d | nn.Linear)
     ]
-    grids = torch.rand(16, 3, 8, 4) * 255
-    crops = functional.interpolate(grids, module.crop_hw, mode="bilinear")
-    pictures = crops.permute(0, 2, 3, 1).byte()
+    if hasattr(module, "vector_size"):
+        samples = torch.randn(16, module.vector_size)
+    else:
+        grids = torch.rand(16, 3, 8, 4) * 255
+        crops = functional.interpolate(grids, module.crop_hw, mode="bilinear")
+        samples = crops.permute(0, 2, 3, 1).byte()
     inputs = len(signature(module.forward).parameters)
     with torch.no_grad():
-        module(*(pictures.roll(n, 0) for n in range(inputs)))
+        module(*(samples.roll(n, 0) for n in range(inputs)))
     for handle in handles:
         handle.remove()

@@ -45,7 +45,12 @@ class Interpreter:
 
     def run(self, network: Any, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         """{output: array} of `network` for {input: array}."""
-        values = {name: torch.from_numpy(array) for name, array in inputs.items()}
+        values = {
+            name: torch.from_numpy(
+                array if array.dtype == np.uint8 else array.astype("f8")
+            )
+            for name, array in inputs.items()
+        }
         for index in range(network.num_layers):
             layer = network.get_layer(index)
             class_name, run = self._layers[self.trt.ILayer.type.__get__(layer)]

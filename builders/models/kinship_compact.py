@@ -40,7 +40,11 @@ def embedding(ops: Ops[V], x: V) -> V:
 
 def network(ops: Ops[V], face_a: V, face_b: V) -> dict[str, V]:
     """Two faces to P(related)."""
-    a, b = embedding(ops, face_a), embedding(ops, face_b)
+    return related(ops, embedding(ops, face_a), embedding(ops, face_b))
+
+
+def related(ops: Ops[V], a: V, b: V) -> dict[str, V]:
+    """Two embeddings [N, 256] to P(related)."""
     x = ops.concatenate(ops.absolute_difference(a, b), ops.multiply(a, b))
     x = ops.relu(ops.linear(x, "head.0", 128))
     return {RELATED.name: ops.sigmoid(ops.linear(x, "head.2", 1))}

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from builders.spec import Image
+    from builders.spec import Image, Vector
 
 V = TypeVar("V")
 
@@ -72,6 +72,10 @@ class Ops(Protocol[V]):
         """The network's input: UINT8 [N, H, W, 3] RGB pixels, cast, put in the
         network's channel order, permuted to NCHW and normalised.
         """
+        ...
+
+    def vector(self, vector: Vector) -> V:
+        """The network's input: FP32 [N, size] as it comes."""
         ...
 
     def convolution(

@@ -20,22 +20,22 @@ from builders.ops import GEM_EPS, L2_EPS, BatchNorm, Norm, Padding, pads
 from builders.ops.folding import InstanceNorm, fold, scale_and_shift
 
 if TYPE_CHECKING:
-    from builders.spec import Image, Model
+    from builders.spec import Image, Model, Vector
 
 OPSET = 17
 IR_VERSION = 8
+ELEMENT_TYPES = {"UINT8": TensorProto.UINT8, "FP32": TensorProto.FLOAT}
 
 Array = npt.NDArray[np.generic]
 
 
 def onnx_from_model(model: Model, arrays: Mapping[str, Array]) -> onnx.ModelProto:
-    """`model` with `arrays` as weights; inputs UINT8 [N, H, W, 3], outputs FP32.
+    """`model` with `arrays` as weights; inputs as declared, outputs FP32.
 
     Raises onnx.checker.ValidationError where the graph is not valid ONNX.
     """
     ops = OnnxOps(arrays)
-    images = [ops.image(image) for image in model.images]
-    values: Mapping[str, str] = model.network(ops, *images)
+    values = model.wire(ops)
     for name, value in values.items():
         ops.node("Identity", [value], name, output=name)
     graph = helper.make_graph(
@@ -43,7 +43,7 @@ def onnx_from_model(model: Model, arrays: Mapping[str, Array]) -> onnx.ModelProt
         model.name,
         [
             helper.make_tensor_value_info(
-                tensor.name, TensorProto.UINT8, ["N", *tensor.shape]
+                tensor.name, ELEMENT_TYPES[tensor.data_type], ["N", *tensor.shape]
             )
             for tensor in model.inputs
         ],
@@ -106,6 +106,9 @@ class OnnxOps:
     def _count(self, kind: str) -> int:
         self._counts[kind] = self._counts.get(kind, 0) + 1
         return self._counts[kind]
+
+    def vector(self, vector: Vector) -> str:
+        return vector.name
 
     def image(self, image: Image) -> str:
         # the cast comes first, because TensorRT's parser takes UINT8 nowhere else;

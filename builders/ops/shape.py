@@ -7,10 +7,10 @@ is checked against it and stand-in weights are made from it. Standard library on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import prod
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from builders.ops import (
     BatchNorm,
@@ -22,7 +22,7 @@ from builders.ops import (
 )
 
 if TYPE_CHECKING:
-    from builders.spec import Image
+    from builders.spec import Image, Vector
 
 Shape = tuple[int, ...]
 """Without the batch dimension: (C, H, W) or (K,)."""
@@ -63,12 +63,10 @@ class Survey:
         return sum(self.macs.values())
 
 
-def survey(
-    network: Callable[..., Mapping[str, Any]], images: Sequence[Image]
-) -> Survey:
-    """Walk `network` with shapes. Raises WiringError where it does not fit together."""
+def survey(wire: Callable[[ShapeOps], Mapping[str, Shape]]) -> Survey:
+    """Walk a network with shapes. Raises WiringError where it does not fit together."""
     ops = ShapeOps()
-    outputs = network(ops, *(ops.image(image) for image in images))
+    outputs = wire(ops)
     return Survey(ops.layout, ops.macs, dict(outputs))
 
 
@@ -81,6 +79,9 @@ class ShapeOps:
 
     def image(self, image: Image) -> Shape:
         return (3, image.height, image.width)
+
+    def vector(self, vector: Vector) -> Shape:
+        return (vector.size,)
 
     def convolution(
         self,

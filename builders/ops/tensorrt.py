@@ -22,7 +22,7 @@ from builders.ops.folding import InstanceNorm, fold, scale_and_shift
 from builders.tensorrt.library import Library, PlanError, Precision
 
 if TYPE_CHECKING:
-    from builders.spec import Image, Model
+    from builders.spec import Image, Model, Vector
 
 Array = npt.NDArray[np.generic]
 Tensor = Any
@@ -43,8 +43,7 @@ def define_network(
     builder reads later: keep them until the plan is built.
     """
     ops = TensorrtOps(library, network, arrays, precision)
-    images = [ops.image(image) for image in model.images]
-    values: Mapping[str, Tensor] = model.network(ops, *images)
+    values = model.wire(ops)
     for name, value in values.items():
         ops.output(value, name)
     return ops
@@ -85,6 +84,11 @@ class TensorrtOps:
         shift = -np.array(image.mean) * scale
         x = self._scaled(x, scale, shift, f"{image.name}.normalise")
         return self._cast(x, self._compute, f"{image.name}.to_compute")
+
+    def vector(self, vector: Vector) -> Tensor:
+        x = self._network.add_input(vector.name, self._trt.float32, (-1, vector.size))
+        self._types[vector.name] = self._trt.float32
+        return x
 
     def convolution(
         self,

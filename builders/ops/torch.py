@@ -25,7 +25,7 @@ from builders.ops import (
 )
 
 if TYPE_CHECKING:
-    from builders.spec import Image, Model
+    from builders.spec import Image, Model, Vector
 
 Array = npt.NDArray[np.generic]
 
@@ -41,15 +41,12 @@ class Reference:
             if model.survey.layout[key].kind != "counter"
         }
 
-    def __call__(
-        self, **crops: npt.NDArray[np.uint8]
-    ) -> dict[str, npt.NDArray[np.float32]]:
-        """{output: FP32 [N, size]} of {image name: UINT8 [N, H, W, 3]}."""
-        pixels = {name: torch.from_numpy(array) for name, array in crops.items()}
-        ops = TorchOps(self._weights, pixels)
+    def __call__(self, **inputs: Array) -> dict[str, npt.NDArray[np.float32]]:
+        """{output: FP32 [N, size]} of {input: UINT8 [N, H, W, 3] or FP32 [N, size]}."""
+        tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+        ops = TorchOps(self._weights, tensors)
         with torch.inference_mode():
-            images = [ops.image(image) for image in self._model.images]
-            outputs = self._model.network(ops, *images)
+            outputs = self._model.wire(ops)
         return {name: value.numpy() for name, value in outputs.items()}
 
 
@@ -57,18 +54,21 @@ class TorchOps:
     """`Ops` over torch tensors, run eagerly."""
 
     def __init__(
-        self, weights: Mapping[str, Tensor], pixels: Mapping[str, Tensor]
+        self, weights: Mapping[str, Tensor], inputs: Mapping[str, Tensor]
     ) -> None:
         self._weights = weights
-        self._pixels = pixels
+        self._inputs = inputs
         self._kept: dict[str, tuple[Tensor, Tensor]] = {}
 
     def image(self, image: Image) -> Tensor:
-        x = self._pixels[image.name].permute(0, 3, 1, 2).float()
+        x = self._inputs[image.name].permute(0, 3, 1, 2).float()
         if image.order == "BGR":
             x = x.flip(1)
         mean, std = self._statistics(image, x.device)
         return (x - mean) / std
+
+    def vector(self, vector: Vector) -> Tensor:
+        return self._inputs[vector.name]
 
     def _statistics(self, image: Image, device: torch.device) -> tuple[Tensor, Tensor]:
         # kept, because a CUDA graph cannot record their way to the GPU

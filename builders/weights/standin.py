@@ -42,9 +42,19 @@ def stand_in_weights(model: Model, seed: int = 0) -> Weights:
         for key, entry in model.survey.layout.items()
         if entry.kind != "counter"
     }
-    crops = {image.name: noise_crops(image, PICTURES, seed) for image in model.images}
-    _settle(model, arrays, crops)
+    _settle(model, arrays, noise_inputs(model, PICTURES, seed))
     return Weights(arrays, StandIn(seed))
+
+
+def noise_inputs(model: Model, count: int, seed: int) -> dict[str, Array]:
+    """Seeded inputs for `model`: smooth noise pictures, or normal vectors."""
+    inputs: dict[str, Array] = {
+        image.name: noise_crops(image, count, seed) for image in model.images
+    }
+    for number, vector in enumerate(model.vectors):
+        values = np.random.default_rng([seed, number]).normal(size=(count, vector.size))
+        inputs[vector.name] = values.astype(np.float32)
+    return inputs
 
 
 def noise_crops(image: Image, count: int, seed: int) -> npt.NDArray[np.uint8]:
@@ -83,9 +93,9 @@ def _values(key: str, entry: Entry, rng: np.random.Generator) -> Array:
 def _settle(
     model: Model,
     arrays: Mapping[str, Array],
-    crops: Mapping[str, npt.NDArray[np.uint8]],
+    inputs: Mapping[str, Array],
 ) -> None:
-    """Overwrite the running means and variances in `arrays` with those of `crops`."""
+    """Overwrite the running means and variances in `arrays` with those of `inputs`."""
     import torch
 
     from builders.ops.torch import TorchOps
@@ -106,7 +116,6 @@ def _settle(
 
     # from_numpy shares memory, so what is measured lands in `arrays`
     weights = {key: torch.from_numpy(array) for key, array in arrays.items()}
-    pixels = {name: torch.from_numpy(array) for name, array in crops.items()}
-    ops = Settling(weights, pixels)
+    tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
     with torch.inference_mode():
-        model.network(ops, *(ops.image(image) for image in model.images))
+        model.wire(Settling(weights, tensors))

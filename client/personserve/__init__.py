@@ -19,6 +19,7 @@ from personserve._errors import RequestTimeoutError as RequestTimeoutError
 from personserve._errors import ServerError as ServerError
 from personserve._errors import ServerUnavailableError as ServerUnavailableError
 from personserve._results import Gender as Gender
+from personserve._results import Kinship as Kinship
 from personserve._results import People as People
 from personserve._results import Person as Person
 from personserve._transport import ModelDescription as ModelDescription
@@ -30,6 +31,7 @@ __all__ = [
     "Gender",
     "IncompatibleServerError",
     "InvalidInputError",
+    "Kinship",
     "ModelDescription",
     "ModelUnavailableError",
     "People",

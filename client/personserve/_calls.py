@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from personserve._crops import CropShape, Pixels, resized, swap_channels
 from personserve._errors import IncompatibleServerError, InvalidInputError
-from personserve._results import Gender, People, Person
+from personserve._results import Gender, Kinship, People, Person
 from personserve._transport import (
     Array,
     DescribeModel,
@@ -36,8 +36,12 @@ Call = Generator[Request, Any, T]
 Frame = npt.NDArray[np.uint8] | bytes | str | PathLike[str]
 Boxes = npt.ArrayLike
 
+Pictures = Sequence[Pixels] | Pixels
+
 FRAME_MODEL = "person_attributes"
 CROPS_MODEL = "person_attributes_crops"
+FACE_MODEL = "kinship_embedding"
+PAIR_MODEL = "kinship_pair"
 
 MAX_FRAME_BYTES = 512 << 20
 """Triton's gRPC messages end at 2 GiB; no picture worth sending comes near this."""
@@ -68,9 +72,9 @@ class Calls:
                 raise
         return _joined(people)
 
-    def attributes_of_crops(self, crops: Sequence[Pixels] | Pixels) -> Call[People]:
+    def attributes_of_crops(self, crops: Pictures) -> Call[People]:
         """See Client.attributes_of_crops."""
-        _check_crops(crops)
+        _check_pictures(crops, "crop")
         if len(crops) == 0:
             return _nobody()
         model = yield from self._describe(CROPS_MODEL)
@@ -82,6 +86,38 @@ class Calls:
             }
             people.append((yield from self._people(model, inputs, None)))
         return _joined(people)
+
+    def kinship_matrix(self, faces_a: Pictures, faces_b: Pictures) -> Call[Kinship]:
+        """See Client.kinship_matrix."""
+        trunk = yield from self._describe(FACE_MODEL)
+        pair = yield from self._describe(PAIR_MODEL)
+        a = yield from self._face_embeddings(trunk, faces_a)
+        b = yield from self._face_embeddings(trunk, faces_b)
+        related = np.empty(len(a) * len(b), np.float32)
+        for start in range(0, len(related), pair.max_batch_size):
+            part = np.arange(start, min(start + pair.max_batch_size, len(related)))
+            inputs = {
+                "embedding_a": a[part // len(b)],
+                "embedding_b": b[part % len(b)],
+            }
+            reply = yield Infer(pair.name, inputs, uuid4().hex)
+            related[part] = _required(reply, "related_probability", pair)[:, 0]
+        return Kinship(
+            related.reshape(len(a), len(b)), (*_stand_ins(trunk), *_stand_ins(pair))
+        )
+
+    def _face_embeddings(
+        self, model: ModelDescription, faces: Pictures
+    ) -> Call[npt.NDArray[np.float32]]:
+        _check_pictures(faces, "face")
+        if len(faces) == 0:
+            return np.empty((0, 0), np.float32)
+        parts = []
+        for part in _parts(faces, model.max_batch_size):
+            crops = _resized(part, _crop_shape(model, "face"))
+            reply = yield Infer(model.name, {"face": crops}, uuid4().hex)
+            parts.append(_required(reply, "embedding", model))
+        return np.concatenate(parts)
 
     def infer(self, model: str, arrays: Mapping[str, Array]) -> Call[dict[str, Array]]:
         """See Client.infer."""
@@ -106,17 +142,14 @@ class Calls:
         boxes: npt.NDArray[np.float32] | None,
     ) -> Call[People]:
         reply = yield Infer(model.name, inputs, uuid4().hex)
-        try:
-            probabilities = reply["female_probability"][:, 0]
-            embeddings = reply["embedding"]
-            labels = model.parameters["female_probability.labels"].split(",")
-            threshold = float(model.parameters["female_probability.threshold"])
-        except KeyError as exc:
-            raise IncompatibleServerError(
-                f"the server's model has no {exc}; this client needs the model "
-                "repository of its own version",
-                model=model.name,
-            ) from exc
+        probabilities = _required(reply, "female_probability", model)[:, 0]
+        embeddings = _required(reply, "embedding", model)
+        labels = _required(model.parameters, "female_probability.labels", model).split(
+            ","
+        )
+        threshold = float(
+            _required(model.parameters, "female_probability.threshold", model)
+        )
         persons = tuple(
             Person(
                 Gender(float(probability), labels[int(probability >= threshold)]),
@@ -127,13 +160,7 @@ class Calls:
                 zip(probabilities, embeddings, strict=True)
             )
         )
-        stand_ins = model.parameters.get("stand_in_weights", "")
-        return People(
-            persons,
-            probabilities,
-            embeddings,
-            tuple(stand_ins.split(",")) if stand_ins else (),
-        )
+        return People(persons, probabilities, embeddings, _stand_ins(model))
 
 
 def _frame(frame: Frame) -> Pixels:
@@ -173,9 +200,9 @@ def _check_picture(picture: Any, what: str) -> None:
         )
 
 
-def _check_crops(crops: Sequence[Pixels] | Pixels) -> None:
-    for index, crop in enumerate(crops):
-        _check_picture(crop, f"crop {index}")
+def _check_pictures(pictures: Pictures, what: str) -> None:
+    for index, picture in enumerate(pictures):
+        _check_picture(picture, f"{what} {index}")
 
 
 def _boxes(boxes: Boxes) -> npt.NDArray[np.float32]:
@@ -207,21 +234,34 @@ def _parts(items: Any, maximum: int) -> list[Any]:
 
 
 def _max_people(model: ModelDescription) -> int:
-    try:
-        return int(model.parameters["max_people"])
-    except KeyError as exc:
-        raise IncompatibleServerError(
-            "the server's model does not say max_people; render its config again",
-            model=model.name,
-        ) from exc
+    return int(_required(model.parameters, "max_people", model))
 
 
 def _crop_shape(model: ModelDescription, tensor: str) -> CropShape:
     (shape,) = (t.shape for t in model.inputs if t.name == tensor)
-    return CropShape(shape[-3], shape[-2], model.parameters[f"{tensor}.interpolation"])
+    return CropShape(
+        shape[-3],
+        shape[-2],
+        _required(model.parameters, f"{tensor}.interpolation", model),
+    )
 
 
-def _resized(crops: Sequence[Pixels], shape: CropShape) -> Pixels:
+def _required(values: Mapping[str, T], name: str, model: ModelDescription) -> T:
+    if name not in values:
+        raise IncompatibleServerError(
+            f"the server's model has no {name}; this client needs the model "
+            "repository of its own version",
+            model=model.name,
+        )
+    return values[name]
+
+
+def _stand_ins(model: ModelDescription) -> tuple[str, ...]:
+    names = model.parameters.get("stand_in_weights", "")
+    return tuple(names.split(",")) if names else ()
+
+
+def _resized(crops: Pictures, shape: CropShape) -> Pixels:
     """BGR crops of any size as RGB [N, height, width, 3]."""
     out = np.stack([resized(crop, shape) for crop in crops])
     swap_channels(out)

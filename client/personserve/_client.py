@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
 
-from personserve._calls import Boxes, Call, Calls, Frame
-from personserve._crops import Pixels
+from personserve._calls import Boxes, Call, Calls, Frame, Pictures
 from personserve._errors import PersonServeError
-from personserve._results import People
+from personserve._results import Kinship, People
 from personserve._transport import (
     Array,
     GrpcTransport,
@@ -66,12 +64,23 @@ class Client:
         return self._run(self._calls.attributes(frame, boxes), timeout_s)
 
     def attributes_of_crops(
-        self, crops: Sequence[Pixels] | Pixels, *, timeout_s: float | None = None
+        self, crops: Pictures, *, timeout_s: float | None = None
     ) -> People:
         """Gender and embedding of the person in each of `crops`, UINT8 [H, W, 3] BGR
         arrays of any size; they are resized here, and no Python runs on the server.
         """
         return self._run(self._calls.attributes_of_crops(crops), timeout_s)
+
+    def kinship_matrix(
+        self, faces_a: Pictures, faces_b: Pictures, *, timeout_s: float | None = None
+    ) -> Kinship:
+        """P(related) of every face of `faces_a` with every one of `faces_b`, UINT8
+        [H, W, 3] BGR arrays of any size.
+
+        Each face goes through the network's trunk once: N + M passes for N x M pairs.
+        The deadline holds for each of the requests that this takes.
+        """
+        return self._run(self._calls.kinship_matrix(faces_a, faces_b), timeout_s)
 
     def infer(
         self, model: str, *, timeout_s: float | None = None, **arrays: Array

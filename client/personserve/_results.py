@@ -40,6 +40,16 @@ class Person:
 
 
 @dataclass(frozen=True, eq=False)
+class Kinship:
+    """Who is kin to whom: `probabilities` is FP32 [N, M], P(related) of face n of the
+    first set and face m of the second. `stand_in_weights` as in People.
+    """
+
+    probabilities: FloatArray
+    stand_in_weights: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
 class People(Sequence[Person]):
     """The answer for N people, in the order they were asked.
 

@@ -9,7 +9,7 @@ import torch
 from builders.catalogue import catalogue
 from builders.ops.onnx import onnx_from_model
 from builders.ops.torch import Reference
-from builders.parity import parity_crops
+from builders.parity import parity_inputs
 from builders.spec import Model
 from builders.weights import Contents
 from builders.weights.checkpoint import matched
@@ -29,7 +29,7 @@ def test_networks_equal_their_independent_reference(model: Model) -> None:
     module = randomised(model.name)
     state = {key: value.numpy() for key, value in module.state_dict().items()}
     arrays = matched(model, Contents(state, "torch"), "reference")
-    crops = parity_crops(model)
+    crops = parity_inputs(model)
     with torch.inference_mode():
         expected = module(*(torch.from_numpy(c) for c in crops.values()))
 

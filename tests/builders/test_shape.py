@@ -25,6 +25,9 @@ FIGURES = {
     "se_resnet50": (384, 28_088_024, 4_091_699_200),
     "kinship_concat": (27, 320_309_506, 1_460_731_000),
     "kinship_compact": (36, 762_401, 106_634_112),
+    # kinship_compact's parts; its trunk runs twice a pair
+    "kinship_embedding": (32, 696_608, 53_284_224),
+    "kinship_pair": (4, 65_793, 65_664),
     "person_gender_gennet_recon": (34, 553_121, 110_903_360),
     "person_gender_rmnet": (679, 565_367, 184_467_712),
     # no figure is published: gender's, block 4 and a 512-value head

@@ -13,7 +13,7 @@ import pytest
 
 from builders.catalogue import models
 from builders.ops.torch import Reference
-from builders.parity import parity_crops
+from builders.parity import parity_inputs
 from builders.repository import Repository
 from builders.spec import Model
 from builders.weights import stand_in_weights
@@ -263,7 +263,7 @@ def test_a_bad_box_after_a_split_is_named_with_its_part(
 
 @pytest.mark.parametrize("model", models(), ids=lambda model: model.name)
 def test_every_network_is_served(client: Client, model: Model) -> None:
-    crops = parity_crops(model)
+    crops = parity_inputs(model)
     served = client.infer(model.name, **crops)
     expected = Reference(model, stand_in_weights(model).arrays)(**crops)
     assert set(served) == set(expected)

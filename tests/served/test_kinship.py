@@ -1,0 +1,90 @@
+"""Kinship on the real server: N x M pairs from one checkpoint."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+
+from builders.build import BuildOptions, build, choose_weights, render
+from builders.catalogue import models
+from builders.models import kinship_compact
+from builders.repository import Repository
+from builders.server import Ports, TritonServer
+from builders.weights import stand_in_weights, write_checkpoint
+from personserve import Client, InvalidInputError
+
+NAMES = ("kinship_compact", "kinship_embedding", "kinship_pair")
+
+
+@pytest.fixture(scope="module")
+def kinship(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """One checkpoint, served whole and in its two parts."""
+    folder = tmp_path_factory.mktemp("kinship")
+    checkpoint = folder / "kinship.safetensors"
+    arrays = stand_in_weights(kinship_compact.MODEL, seed=4).arrays
+    write_checkpoint(checkpoint, ".safetensors", arrays)
+    repository = Repository(folder / "repository")
+    render(repository)
+    for model in models(NAMES):
+        origin = choose_weights(model, repository, checkpoint, stand_in=False)
+        build("cpu", model, origin, repository, BuildOptions(), lambda _: None)
+    return repository
+
+
+def _faces(count: int, seed: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    grids = rng.integers(0, 256, (count, 6, 6, 3), dtype=np.uint8)
+    sizes = rng.integers(60, 160, count).tolist()
+    return [
+        cv2.resize(g, (s, s), interpolation=cv2.INTER_CUBIC)
+        for g, s in zip(grids, sizes, strict=True)
+    ]
+
+
+def _whole(faces: list[np.ndarray]) -> np.ndarray:
+    rgb = [cv2.resize(face, (100, 100))[..., ::-1] for face in faces]
+    return np.ascontiguousarray(np.stack(rgb))
+
+
+def test_every_pair_costs_no_trunk_pass_of_its_own(kinship: Repository) -> None:
+    faces_a, faces_b = _faces(100, 1), _faces(100, 2)
+    with (
+        TritonServer(kinship, models=NAMES, ports=Ports.free()) as server,
+        Client(server.grpc_address, timeout_s=60) as client,
+    ):
+        statistics = triton.InferenceServerClient(server.grpc_address)
+
+        def passes() -> int:
+            found = statistics.get_inference_statistics("kinship_embedding")
+            return int(found.model_stats[0].inference_count)
+
+        warm = passes()
+        answer = client.kinship_matrix(faces_a, faces_b)
+        assert passes() - warm == 200
+        statistics.close()
+
+        assert answer.probabilities.shape == (100, 100)
+        assert np.ptp(answer.probabilities) > 1e-3, "pairs must differ"
+        assert answer.stand_in_weights == ()
+        for row in (0, 57):
+            pairs = client.infer(
+                "kinship_compact",
+                face_a=np.repeat(_whole(faces_a[row : row + 1]), 60, axis=0),
+                face_b=_whole(faces_b[:60]),
+            )
+            np.testing.assert_allclose(
+                answer.probabilities[row, :60],
+                pairs["related_probability"][:, 0],
+                rtol=1e-4,
+                atol=1e-5,
+            )
+        assert client.kinship_matrix([], faces_b).probabilities.shape == (0, 100)
+        with pytest.raises(InvalidInputError, match="face 1: expected a UINT8"):
+            client.kinship_matrix([faces_a[0], "face.jpg"], faces_b)  # type: ignore[list-item]
+
+
+def test_stand_ins_are_named(client: Client) -> None:
+    answer = client.kinship_matrix(_faces(1, 1), _faces(2, 2))
+    assert answer.stand_in_weights == ("kinship_embedding", "kinship_pair")
