@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 OPSET = 17
 IR_VERSION = 8
+LARGE_BYTES = 64 << 20
+
 ELEMENT_TYPES = {"UINT8": TensorProto.UINT8, "FP32": TensorProto.FLOAT}
 
 Array = npt.NDArray[np.generic]
@@ -32,28 +34,40 @@ Array = npt.NDArray[np.generic]
 def onnx_from_model(model: Model, arrays: Mapping[str, Array]) -> onnx.ModelProto:
     """`model` with `arrays` as weights; inputs as declared, outputs FP32.
 
-    Raises onnx.checker.ValidationError where the graph is not valid ONNX.
+    Raises onnx.checker.ValidationError where the graph is not valid ONNX. The large
+    network has 1.28 GB of weights: they enter after the check, which copies what it
+    gets several times, and are copied once.
     """
     ops = OnnxOps(arrays)
     values = model.wire(ops)
     for name, value in values.items():
         ops.node("Identity", [value], name, output=name)
+    large = {k: a for k, a in ops.initializers.items() if a.nbytes >= LARGE_BYTES}
+    inputs = [
+        helper.make_tensor_value_info(
+            tensor.name, ELEMENT_TYPES[tensor.data_type], ["N", *tensor.shape]
+        )
+        for tensor in model.inputs
+    ]
+    inputs += [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, array.shape)
+        for name, array in large.items()
+    ]
     graph = helper.make_graph(
         ops.nodes,
         model.name,
-        [
-            helper.make_tensor_value_info(
-                tensor.name, ELEMENT_TYPES[tensor.data_type], ["N", *tensor.shape]
-            )
-            for tensor in model.inputs
-        ],
+        inputs,
         [
             helper.make_tensor_value_info(
                 tensor.name, TensorProto.FLOAT, ["N", *tensor.shape]
             )
             for tensor in model.output_tensors
         ],
-        list(ops.initializers.values()),
+        [
+            numpy_helper.from_array(array, name)
+            for name, array in ops.initializers.items()
+            if name not in large
+        ],
     )
     proto = helper.make_model(
         graph,
@@ -63,6 +77,12 @@ def onnx_from_model(model: Model, arrays: Mapping[str, Array]) -> onnx.ModelProt
         producer_version=version("personserve"),
     )
     onnx.checker.check_model(proto, full_check=True)
+    del proto.graph.input[len(model.inputs) :]
+    for name, array in large.items():
+        tensor = proto.graph.initializer.add()
+        tensor.name, tensor.data_type = name, TensorProto.FLOAT
+        tensor.dims.extend(array.shape)
+        tensor.raw_data = array.tobytes()
     return proto
 
 
@@ -73,7 +93,7 @@ class OnnxOps:
         self._weights = weights
         self._counts: dict[str, int] = {}
         self.nodes: list[onnx.NodeProto] = []
-        self.initializers: dict[str, onnx.TensorProto] = {}
+        self.initializers: dict[str, Array] = {}
 
     def node(
         self,
@@ -98,9 +118,7 @@ class OnnxOps:
     def constant(self, name: str, array: Array | np.generic) -> str:
         """An initializer; the same name is stored once."""
         if name not in self.initializers:
-            self.initializers[name] = numpy_helper.from_array(
-                np.ascontiguousarray(array), name
-            )
+            self.initializers[name] = np.ascontiguousarray(array)
         return name
 
     def _count(self, kind: str) -> int:
@@ -274,7 +292,8 @@ class OnnxOps:
 
     def linear(self, x: str, name: str, features: int) -> str:
         weight = self.constant(
-            f"{name}.weight", self._weights[f"{name}.weight"].astype(np.float32)
+            f"{name}.weight",
+            self._weights[f"{name}.weight"].astype(np.float32, copy=False),
         )
         bias = self.constant(
             f"{name}.bias", self._weights[f"{name}.bias"].astype(np.float32)

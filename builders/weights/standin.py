@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 LAST_NORM = re.compile(r"\.(layer\d\.\d+\.bn[23]|conv3\.bn)\.weight$")
 """The batch norm before a residual addition (and the second of three)."""
 
+DRAWN_AT_ONCE = 1 << 22
+
 PICTURES = 16
 GRID_HW = (8, 4)
 """Noise pictures are this many random colours, smoothly enlarged: large shapes, as
@@ -73,8 +75,8 @@ def _values(key: str, entry: Entry, rng: np.random.Generator) -> Array:
     if len(shape) > 1:
         # He: keeps the variance through a ReLU
         fan_in = int(np.prod(shape[1:]))
-        values = rng.normal(0.0, np.sqrt(2.0 / fan_in), shape)
-    elif key.endswith(".W.1.weight"):
+        return _normal(rng, np.sqrt(2.0 / fan_in), shape)
+    if key.endswith(".W.1.weight"):
         # FastReID starts non-local blocks at zero; large, these cubics overflow
         values = rng.uniform(0.005, 0.02, shape)
     elif LAST_NORM.search(key):
@@ -88,6 +90,16 @@ def _values(key: str, entry: Entry, rng: np.random.Generator) -> Array:
     else:
         values = rng.normal(0.0, 0.1, shape)
     return values.astype(np.float32)
+
+
+def _normal(rng: np.random.Generator, std: float, shape: tuple[int, ...]) -> Array:
+    """Drawn in pieces: one large layer would need three times its size at once."""
+    values = np.empty(shape, np.float32)
+    flat = values.reshape(-1)
+    for start in range(0, flat.size, DRAWN_AT_ONCE):
+        part = flat[start : start + DRAWN_AT_ONCE]
+        part[:] = rng.normal(0.0, std, part.size)
+    return values
 
 
 def _settle(

@@ -1,6 +1,11 @@
-"""Kinship on the real server: N x M pairs from one checkpoint."""
+"""Kinship on the real server: N x M pairs at N + M passes, and 1.28 GB of weights."""
 
 from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,8 +15,9 @@ import tritonclient.grpc as triton
 from builders.build import BuildOptions, build, choose_weights, render
 from builders.catalogue import models
 from builders.models import kinship_compact
-from builders.repository import Repository
+from builders.repository import ROOT, Repository
 from builders.server import Ports, TritonServer
+from builders.verify import Check
 from builders.weights import stand_in_weights, write_checkpoint
 from personserve import Client, InvalidInputError
 
@@ -88,3 +94,59 @@ def test_every_pair_costs_no_trunk_pass_of_its_own(kinship: Repository) -> None:
 def test_stand_ins_are_named(client: Client) -> None:
     answer = client.kinship_matrix(_faces(1, 1), _faces(2, 2))
     assert answer.stand_in_weights == ("kinship_embedding", "kinship_pair")
+
+
+LARGE = """
+import resource, sys
+from pathlib import Path
+from builders.build import BuildOptions, build, load, render
+from builders.catalogue import models
+from builders.repository import ROOT, Repository
+from builders.verify import reference_check, verify_built
+from builders.verify import Check
+from builders.weights import StandIn
+
+(model,), repository = models(["kinship_concat"]), Repository(Path(sys.argv[1]))
+render(repository)
+build("cpu", model, StandIn(), repository, BuildOptions(), lambda _: None)
+check = reference_check(model, load(model, StandIn()).arrays, StandIn())
+check.save(Path(sys.argv[2]))
+assert all(m.passed for m in verify_built(model, repository, "cpu", None, check))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+LIMIT_KIB = 8 << 20
+
+
+def test_the_large_network_builds_verifies_and_serves_within_8_gib(
+    tmp_path: Path,
+) -> None:
+    command = [sys.executable, "-c", LARGE, str(tmp_path / "r"), str(tmp_path / "c")]
+    done = subprocess.run(
+        command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
+    )
+    assert int(done.stdout) < LIMIT_KIB
+    check = Check.load(tmp_path / "c")
+    with (
+        TritonServer(
+            Repository(tmp_path / "r"), models=["kinship_concat"], ports=Ports.free()
+        ) as server,
+        Client(server.grpc_address, timeout_s=120) as client,
+    ):
+        served = client.infer("kinship_concat", **check.inputs)
+        assert server.pid is not None
+        assert _session_peak_kib(server.pid) < LIMIT_KIB
+    for name, answer in check.answers.items():
+        np.testing.assert_allclose(served[name], answer, rtol=1e-3, atol=1e-5)
+
+
+def _session_peak_kib(session: int) -> int:
+    """The sum of the largest resident sizes of all processes of a session."""
+    total = 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getsid(int(folder.name)) == session:
+                text = (folder / "status").read_text()
+                total += int(text.partition("VmHWM:")[2].split()[0])
+        except (OSError, IndexError):
+            continue  # it ended meanwhile
+    return total
