@@ -209,6 +209,8 @@ def _tensor_parameters(model: Network) -> dict[str, str]:
     for image in model.images:
         facts[f"{image.name}.order"] = "RGB"
         facts[f"{image.name}.interpolation"] = image.interpolation
+        if image.shorter_edge is not None:
+            facts[f"{image.name}.shorter_edge"] = str(image.shorter_edge)
         facts[f"{image.name}.normalisation"] = (
             f"inside: {image.order}, mean {_list(image.mean)}, std {_list(image.std)}"
         )

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from builders.ops import Ops, V, WiringError
 from builders.ops.shape import Survey, survey
+from personserve._crops import CropShape
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -82,8 +83,9 @@ class Image:
     """One input of crops, UINT8 [N, height, width, 3] RGB on the wire.
 
     `mean` and `std` are in 0..255 units and in the network's own channel order
-    `order`; the network applies them as its first operation. `interpolation` is the
-    one that the model was trained with, for whoever resizes crops to this size.
+    `order`; the network applies them as its first operation. `interpolation` and
+    `shorter_edge` are those that the model was evaluated with, for whoever resizes
+    pictures to this size (see personserve's CropShape).
     """
 
     height: int
@@ -93,9 +95,16 @@ class Image:
     name: str = "crops"
     order: Literal["RGB", "BGR"] = "RGB"
     interpolation: Interpolation = "linear"
+    shorter_edge: int | None = None
 
     def __post_init__(self) -> None:
         _require_name(self.name, "image")
+        _require(
+            self.shorter_edge is None
+            or self.shorter_edge >= max(self.height, self.width),
+            f"image {self.name}: shorter_edge {self.shorter_edge} is less than the "
+            f"crop of {self.height}x{self.width}",
+        )
         _require(
             0 < self.height <= 4096 and 0 < self.width <= 4096,
             f"image {self.name}: {self.height}x{self.width} pixels; expected "
@@ -115,6 +124,11 @@ class Image:
     def tensor(self) -> Tensor:
         """The input as it is on the wire."""
         return Tensor(self.name, "UINT8", (self.height, self.width, 3))
+
+    @property
+    def crop_shape(self) -> CropShape:
+        """How pictures become crops for it."""
+        return CropShape(self.height, self.width, self.interpolation, self.shorter_edge)
 
 
 @dataclass(frozen=True)

@@ -105,9 +105,8 @@ def real_crops(image: Image) -> npt.NDArray[np.uint8]:
     import cv2
     import skimage.data
 
-    from personserve._crops import CropShape, cut, pixel_boxes
+    from personserve._crops import cut, pixel_boxes
 
-    shape = CropShape(image.height, image.width, image.interpolation)
     crops = []
     for name in PHOTOGRAPHS:
         picture = getattr(skimage.data, name)()
@@ -116,7 +115,7 @@ def real_crops(image: Image) -> npt.NDArray[np.uint8]:
         height, width = picture.shape[:2]
         windows = np.array(REAL_WINDOWS) * (width, height, width, height)
         boxes = pixel_boxes(windows, height, width)
-        crops += cut(picture, boxes, [shape], order="RGB")
+        crops += cut(picture, boxes, [image.crop_shape], order="RGB")
     return np.concatenate(crops)
 
 
@@ -187,13 +186,7 @@ def verify_built(
     Raises VerificationError where there is nothing to judge: not built, of another
     precision than `precision`, or from other weights than the check.
     """
-    path = repository.built(model.name, ONNX_FILE if target == "cpu" else PLAN_FILE)
-    record = repository.record(path)
-    if record is None:
-        raise VerificationError(
-            f"{path} is not there, or is not the file that its record describes; "
-            f"python -m builders build --target {target} {model.name}"
-        )
+    path, record = _built(model, repository, target)
     built = record.get("precision", "fp32")
     if precision not in {None, built}:
         raise VerificationError(
@@ -204,13 +197,37 @@ def verify_built(
             f"{path.name} was built from {record['inputs']['weights']}, the reference "
             f"from {check.origin}"
         )
-    run = onnx_runner(str(path)) if target == "cpu" else _plan_runner(path, record)
-    found = measures(model, check, run, target, built)
+    found = measures(model, check, _runner(path, record, target), target, built)
     record["parity"] = [asdict(measure) for measure in found]
     repository.write_record(path, record)
     return found
 
 
-def _plan_runner(path: Path, passport: Mapping[str, Any]) -> Runner:
-    library = library_called(passport["library"])
-    return Engine(library.trt, path.read_bytes())
+def built_runner(
+    model: Model, repository: Repository, target: str
+) -> tuple[Runner, Mapping[str, Any]]:
+    """What was built of `model`, ready to run, and its record.
+
+    Raises VerificationError where it is not built, EngineError where it cannot run.
+    """
+    path, record = _built(model, repository, target)
+    return _runner(path, record, target), record
+
+
+def _built(
+    model: Model, repository: Repository, target: str
+) -> tuple[Path, dict[str, Any]]:
+    path = repository.built(model.name, ONNX_FILE if target == "cpu" else PLAN_FILE)
+    record = repository.record(path)
+    if record is None:
+        raise VerificationError(
+            f"{path} is not there, or is not the file that its record describes; "
+            f"python -m builders build --target {target} {model.name}"
+        )
+    return path, record
+
+
+def _runner(path: Path, record: Mapping[str, Any], target: str) -> Runner:
+    if target == "cpu":
+        return onnx_runner(str(path))
+    return Engine(library_called(record["library"]).trt, path.read_bytes())

@@ -2,7 +2,13 @@
 ask, show progress, and leave the work to the modules above them.
 """
 
-from builders.commands import models, checks, serving, weights  # isort: skip
+from builders.commands import (  # isort: skip - in the order of --help
+    models,
+    checks,
+    evaluation,
+    serving,
+    weights,
+)
 from builders.commands.app import app, run
 
-__all__ = ["app", "checks", "models", "run", "serving", "weights"]
+__all__ = ["app", "checks", "evaluation", "models", "run", "serving", "weights"]

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from builders.evaluation.datasets import EvaluationError
 from builders.onnx_file import OnnxFileError
 from builders.parity import ParityError
 from builders.server import ServeError
@@ -37,6 +38,7 @@ errors = Console(stderr=True)
 EXPECTED = (
     CheckpointError,
     EngineError,
+    EvaluationError,
     OnnxFileError,
     ParityError,
     PlanError,

@@ -98,6 +98,7 @@ MODEL = Model(
             name="pictures",
             order="BGR",
             interpolation="cubic",
+            shorter_edge=256,
         ),
     ),
     outputs=(Output("logits", 1000),),

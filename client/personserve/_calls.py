@@ -239,10 +239,12 @@ def _max_people(model: ModelDescription) -> int:
 
 def _crop_shape(model: ModelDescription, tensor: str) -> CropShape:
     (shape,) = (t.shape for t in model.inputs if t.name == tensor)
+    edge = model.parameters.get(f"{tensor}.shorter_edge")
     return CropShape(
         shape[-3],
         shape[-2],
         _required(model.parameters, f"{tensor}.interpolation", model),
+        None if edge is None else int(edge),
     )
 
 

@@ -31,12 +31,14 @@ class BoxError(ValueError):
 @dataclass(frozen=True)
 class CropShape:
     """What one network wants: crops of height x width, resized by `interpolation`
-    ("linear" or "cubic").
+    ("linear" or "cubic"). With `shorter_edge` a picture keeps its proportions: its
+    shorter edge becomes so many pixels, and the crop is its centre.
     """
 
     height: int
     width: int
     interpolation: str
+    shorter_edge: int | None = None
 
     def __post_init__(self) -> None:
         if self.interpolation not in INTERPOLATIONS:
@@ -124,6 +126,18 @@ def swap_channels(crops: Pixels) -> None:
 
 
 def _resize_into(picture: Pixels, out: Pixels, shape: CropShape) -> None:
+    if shape.shorter_edge is not None:
+        height, width = picture.shape[:2]
+        scale = shape.shorter_edge / min(height, width)
+        size_wh = (int(width * scale + 0.5), int(height * scale + 0.5))
+        method = INTERPOLATIONS[shape.interpolation]
+        picture = np.asarray(
+            cv2.resize(picture, size_wh, interpolation=method), np.uint8
+        )
+        top = (picture.shape[0] - shape.height) // 2
+        left = (picture.shape[1] - shape.width) // 2
+        out[...] = picture[top : top + shape.height, left : left + shape.width]
+        return
     cv2.resize(
         picture,
         (shape.width, shape.height),
