@@ -3,6 +3,7 @@
     model_repository/<model>/config.pbtxt         rendered, committed
                              configs/<target>.pbtxt
                              weights.json         committed; absent for stand-ins
+                             verified.json        what passed, where; committed
                              1/...                built, ignored by git
 
 Every built file has a record beside it (`<file>.json`) that says what it was made
@@ -93,6 +94,20 @@ class Repository:
         else:
             record = {"file": origin.file, "sha256": origin.sha256}
             write_text(path, json.dumps(record, indent=2) + "\n")
+
+    def verifications(self, model: str) -> dict[str, Any]:
+        """What `verify` has passed of `model`, by target and precision; committed."""
+        path = self.folder(model) / "verified.json"
+        if not path.exists():
+            return {}
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+
+    def add_verification(self, model: str, what: str, facts: Mapping[str, Any]) -> None:
+        """Note that `what` (target and precision) of `model` passed."""
+        every = dict(sorted({**self.verifications(model), what: dict(facts)}.items()))
+        text = json.dumps(every, indent=2) + "\n"
+        write_text(self.folder(model) / "verified.json", text)
 
     def record(self, artefact: Path) -> dict[str, Any] | None:
         """The record of a built file, or None where there is none or where it is not

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +202,24 @@ def verify_built(
     found = measures(model, check, _runner(path, record, target), target, built)
     record["parity"] = [asdict(measure) for measure in found]
     repository.write_record(path, record)
+    if all(measure.passed for measure in found):
+        what = f"{target} {built}"
+        repository.add_verification(model.name, what, _verification(record))
     return found
+
+
+def _verification(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What is told of a verification that passed, wherever it was made."""
+    library = (
+        f"{record['library']} {record['version']}" if "library" in record else None
+    )
+    return {
+        "by": library or f"ONNX Runtime {version('onnxruntime')}",
+        "gpu": record.get("gpu_name"),
+        "weights": record["inputs"]["weights"],
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "parity": record["parity"],
+    }
 
 
 def built_runner(

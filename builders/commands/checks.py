@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from builders import build as building
+from builders import readme
 from builders.catalogue import models
 from builders.commands.app import Names, app, console, doing, one_of
 from builders.repository import Repository, atomic_write
@@ -79,6 +80,7 @@ def verify(
             )
         if not all(measure.passed for measure in found):
             failed.append(model.name)
+    readme.render(repository)
     if failed:
         raise VerificationError(f"outside tolerance: {', '.join(failed)}")
 

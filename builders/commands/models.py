@@ -11,6 +11,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from builders import build as building
+from builders import readme
 from builders.catalogue import catalogue, networks
 from builders.commands.app import (
     Names,
@@ -68,15 +69,16 @@ def render(
         typer.Option("--check", help="Write nothing; exit 1 if a config is stale."),
     ] = False,
 ) -> None:
-    """Write every config.pbtxt from its declaration."""
+    """Write every config.pbtxt, and the README's table, from the declarations."""
     changed = building.render(Repository(), check=check)
+    changed += readme.render(Repository(), check=check)
     for path in changed:
         console.print(f"{'stale' if check else 'wrote'}  {relative(path)}")
     if check and changed:
         errors.print("run: python -m builders render")
         raise typer.Exit(1)
     if not changed:
-        console.print("all configs are up to date")
+        console.print("everything is up to date")
 
 
 @app.command(rich_help_panel=PANEL)

@@ -35,9 +35,3 @@ def figure(width: float = 5.0, height: float = 4.2) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
-
-
-def markdown_table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table; all columns but the first are aligned right."""
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from builders.evaluation.assessment import Assessment, markdown_table
+from builders import markdown
+from builders.evaluation.assessment import Assessment
 from builders.evaluation.datasets import UNKNOWN, EvaluationError, Labelled
 
 FloatArray = npt.NDArray[np.float32]
@@ -51,14 +52,14 @@ def assess(data: Labelled, logits: FloatArray, readable: Any) -> Assessment:
             "top-1 by class": per_class,
         },
         text={
-            "Classification": markdown_table(
+            "Classification": markdown.table(
                 ["", "accuracy", "error"],
                 [
                     ["top-1", f"{top1:.2%}", f"{1 - top1:.2%}"],
                     ["top-5", f"{top5:.2%}", f"{1 - top5:.2%}"],
                 ],
             ),
-            "Hardest classes": markdown_table(
+            "Hardest classes": markdown.table(
                 ["class", "top-1"], [[name, f"{value:.1%}"] for name, value in worst]
             ),
         },

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from builders.evaluation.assessment import Assessment, Pixels, figure, markdown_table
+from builders import markdown
+from builders.evaluation.assessment import Assessment, Pixels, figure
 from builders.evaluation.datasets import UNKNOWN, EvaluationError, Labelled
 from builders.evaluation.pictures import Tile, sheet
 from builders.spec import Output
@@ -84,7 +85,8 @@ def assess(
             "groups": groups,
         },
         text={
-            "Classification report": f"```\n{text}```",
+            "Classification report": f"```\n{text}```\n\nThe surest mistakes, in "
+            f"mistakes.jpg: the label, and P({data.names[1]}).",
             "Abstaining": _abstain_text(coverage, abstain, output.threshold),
             **{f"Error by {name}": _group_text(rows) for name, rows in groups.items()},
         },
@@ -140,7 +142,7 @@ def _by_group(values: Array, right: Array) -> list[dict[str, Any]]:
 
 
 def _group_text(rows: list[dict[str, Any]]) -> str:
-    return markdown_table(
+    return markdown.table(
         ["value", "pictures", "error", "95 % interval"],
         [
             [
@@ -157,7 +159,7 @@ def _group_text(rows: list[dict[str, Any]]) -> str:
 def _abstain_text(
     rows: list[dict[str, float | None]], chosen: float, threshold: float
 ) -> str:
-    table = markdown_table(
+    table = markdown.table(
         ["no answer within", "coverage", "accuracy of answers"],
         [
             [
@@ -218,7 +220,7 @@ def _mistakes(
     tiles = [
         Tile(
             data.root / data.files[rows[index]],
-            f"{data.names[labels[index]]} {scores[index]:.2f}",
+            f"{data.names[labels[index]]}, P {scores[index]:.2f}",
             RED,
         )
         for index in surest[: MISTAKES_ROWS * MISTAKES_COLUMNS]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from builders.evaluation.assessment import Assessment, figure, markdown_table
+from builders import markdown
+from builders.evaluation.assessment import Assessment, figure
 from builders.evaluation.datasets import UNKNOWN, EvaluationError, Pairs
 from builders.spec import Output
 
@@ -42,7 +43,7 @@ def assess(
         headline=found,
         numbers={**found, "pairs": len(labels), "related": int(labels.sum())},
         text={
-            "Kinship": markdown_table(
+            "Kinship": markdown.table(
                 ["", "value"],
                 [
                     ["ROC AUC", f"{auc:.4f}"],

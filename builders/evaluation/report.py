@@ -15,7 +15,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from builders.evaluation.assessment import Assessment, markdown_table
+from builders import markdown
+from builders.evaluation.assessment import Assessment
 from builders.evaluation.predictions import Backend, Predictions
 from builders.repository import atomic_write, write_text
 from builders.spec import Model
@@ -142,7 +143,7 @@ def compare(folder: Path, model: Model) -> tuple[Path, str]:
         ]
         for path, record in found
     ]
-    table = markdown_table(head, rows)
+    table = markdown.table(head, rows)
     text = (
         f"# {model.name} on {folder.name}\n\n{table}\n\n"
         f"`agrees`: with {first.relative_to(folder)}, by equal labels or by the "

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from builders.evaluation.assessment import Assessment, Pixels, figure, markdown_table
+from builders import markdown
+from builders.evaluation.assessment import Assessment, Pixels, figure
 from builders.evaluation.datasets import EvaluationError, Retrieval
 from builders.evaluation.pictures import Tile, sheet
 from builders.evaluation.rerank import K1, K2, LAMBDA, reranked_distances
@@ -66,7 +67,7 @@ def assess(
         },
         numbers={**found, "cmc": cmc, "re-ranked": rerank, "ties": "gallery's order"},
         text={
-            "Re-identification": markdown_table(
+            "Re-identification": markdown.table(
                 ["", "value"],
                 [[k, f"{v:.2%}" if v <= 1 else f"{v:g}"] for k, v in found.items()],
             )

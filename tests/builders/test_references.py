@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from builders.catalogue import catalogue
+from builders.networks.fastreid import fastreid_model
+from builders.networks.residual import StemPool
 from builders.ops.onnx import onnx_from_model
 from builders.ops.torch import Reference
 from builders.parity import parity_inputs
@@ -24,9 +26,25 @@ def test_every_model_has_a_reference() -> None:
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_networks_equal_their_independent_reference(model: Model) -> None:
+    _compare(model, randomised(model.name))
+
+
+@pytest.mark.parametrize("stem_pool", ["padded", "ceil"])
+def test_fastreid_at_the_other_size_and_with_the_older_stem(
+    stem_pool: StemPool,
+) -> None:
+    model = fastreid_model(
+        "x", depth=18, ibn=True, size_hw=(256, 128), stem_pool=stem_pool, source="x"
+    )
+    module = randomised("person_reid_kd_r18")
+    if stem_pool == "padded":
+        module.get_submodule("backbone").maxpool = torch.nn.MaxPool2d(3, 2, padding=1)
+    _compare(model, module)
+
+
+def _compare(model: Model, module: torch.nn.Module) -> None:
     import onnxruntime
 
-    module = randomised(model.name)
     state = {key: value.numpy() for key, value in module.state_dict().items()}
     arrays = matched(model, Contents(state, "torch"), "reference")
     crops = parity_inputs(model)

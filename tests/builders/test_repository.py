@@ -12,6 +12,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from builders import build as building
+from builders import readme
 from builders.catalogue import catalogue, models
 from builders.config import config_text
 from builders.parity import ParityError
@@ -31,6 +32,21 @@ def _build(origin: Origin, repository: Repository) -> building.Built:
 
 def test_committed_configs_are_what_the_declarations_say() -> None:
     assert building.render(Repository(), check=True) == []
+
+
+def test_the_readmes_table_is_what_the_declarations_say(tmp_path: Path) -> None:
+    assert readme.render(Repository(), check=True) == []
+    path = tmp_path / "README.md"
+    path.write_text(f"a\n{readme.BEGIN}stale\n{readme.END}b\n")
+    assert readme.render(Repository(), path, check=True) == [path]
+    assert readme.render(Repository(), path) == [path]
+    text = path.read_text()
+    assert "stale" not in text
+    assert text.startswith("a\n")
+    assert text.endswith("b\n")
+    for model in models():
+        assert f"`{model.name}`" in text
+    assert "23.54 M | 6.088" in text
 
 
 def test_a_drifted_config_is_noticed_and_mended(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from builders.catalogue import catalogue
+from builders.networks.fastreid import fastreid_model
 from builders.ops import BatchNorm, Ops, V, WiringError
 from builders.ops.shape import ShapeOps
 from builders.repository import ROOT
@@ -53,6 +54,21 @@ def test_every_model_has_figures() -> None:
 def test_figures_are_the_published_ones(name: str) -> None:
     survey = MODELS[name].survey
     assert (len(survey.layout), survey.parameters, survey.total_macs) == FIGURES[name]
+
+
+@pytest.mark.parametrize(
+    ("depth", "macs"), [(18, 1_989_672_960), (34, 3_650_617_344), (50, 4_058_087_424)]
+)
+def test_fastreid_at_256x128(depth: int, macs: int) -> None:
+    model = fastreid_model(
+        "x",
+        depth=depth,
+        ibn=depth == 18,
+        non_local=depth == 50,
+        size_hw=(256, 128),
+        source="x",
+    )
+    assert model.survey.total_macs == macs
 
 
 def test_macs_of_single_layers() -> None:

@@ -18,6 +18,7 @@ from builders.spec import (
     SpecError,
     Step,
     Tensor,
+    Vector,
 )
 from ensembles import person_attributes, person_preprocess
 
@@ -42,6 +43,11 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "size": (
         lambda: replace(GENDER, images=(_image(height=100, width=100),)),
         "does not fit",
+    ),
+    "edge": (lambda: _image(shorter_edge=200), "less than the crop of 224x224"),
+    "images and vectors": (
+        lambda: replace(GENDER, vectors=(Vector("x", 3),)),
+        "not both",
     ),
     "no output": (lambda: replace(GENDER, outputs=()), "at least one"),
     "two of a name": (
