@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,12 +17,27 @@ from typing import Any
 
 from builders import config
 from builders.catalogue import catalogue
+from builders.check import Check, measures, reference_check
 from builders.onnx_file import checked_onnx_file
-from builders.parity import onnx_runner, parity_inputs, require_parity
+from builders.parity import ParityError, onnx_runner, parity_inputs, require_parity
+from builders.quantisation.table import (
+    CHECK_FILE,
+    Int8Table,
+    QuantisationError,
+    finetuned_arrays,
+    int8_of,
+    load_table,
+)
 from builders.repository import ROOT, Repository, atomic_write, write_text
 from builders.spec import Declaration, Ensemble, Model, Network, PythonModel
 from builders.tensorrt.engine import current_gpu
-from builders.tensorrt.library import Library, Precision, Target, load_library
+from builders.tensorrt.library import (
+    Library,
+    PlanError,
+    Precision,
+    Target,
+    load_library,
+)
 from builders.weights import (
     Checkpoint,
     CheckpointError,
@@ -41,6 +56,8 @@ PLAN_FILE = "model.plan"
 GRAPH_SOURCES = ("ops", "networks", "models", "tensorrt", "weights/standin.py")
 """Parts of builders/ that decide what is in a built file."""
 
+CPU_PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
+
 BUILD_TARGETS = ("cpu", "tensorrt", "rtx")
 
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -57,8 +74,8 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How to build plans; the cpu target needs none of it. `gpus` names GPU types for
-    TensorRT-RTX; `from_onnx` goes through NVIDIA's parser instead of our ops.
+    """How to build. `gpus` names GPU types for TensorRT-RTX; `from_onnx` goes through
+    NVIDIA's parser instead of our ops.
     """
 
     precision: Precision = "fp32"
@@ -115,21 +132,30 @@ def build(
 ) -> Built:
     """Build `model` for `target`: its file, record, and what runs it on the server.
 
-    Raises CheckpointError, ParityError, PlanError, OnnxFileError or
+    Raises CheckpointError, ParityError, PlanError, QuantisationError, OnnxFileError or
     onnx.checker.ValidationError; then nothing in the repository has changed.
     """
     library = load_library(_plan_target(target)) if target != "cpu" else None
+    if library is None and options.precision not in CPU_PRECISIONS:
+        raise PlanError(
+            f"the cpu target builds {', '.join(CPU_PRECISIONS)}, not "
+            f"{options.precision}"
+        )
+    table = _table(model, origin, repository, options)
     artefact = repository.built(model.name, PLAN_FILE if library else ONNX_FILE)
     inputs = {"weights": str(origin), "graph": graph_digest()}
     if library is not None:
         inputs |= _plan_inputs(library, options)
+    if table is not None:
+        inputs |= {"precision": "int8", "int8": table.summary["steps_sha256"]}
     record = repository.record(artefact)
     fresh = record is None or record["inputs"] != inputs
     if fresh:
+        source = _Source(model, origin, repository, table)
         if library is None:
-            data, facts = _cpu_file(model, origin, report)
+            data, facts = _cpu_file(source, report)
         else:
-            data, facts = _plan_file(library, model, origin, options, report)
+            data, facts = _plan_file(library, source, options, report)
         report("writing")
         with atomic_write(artefact) as partial:
             partial.write_bytes(data)
@@ -137,9 +163,9 @@ def build(
         repository.write_record(artefact, record)
     # a plan can be served by either of the targets that load plans
     for file in NEEDS["cpu" if library is None else "rtx"]:
-        source = ENGINE_MODULE if file == ENGINE_MODULE.name else RUNTIMES / file
-        if source.suffix == ".py":
-            _copy(source, repository.built(model.name, file))
+        runtime = ENGINE_MODULE if file == ENGINE_MODULE.name else RUNTIMES / file
+        if runtime.suffix == ".py":
+            _copy(runtime, repository.built(model.name, file))
     if repository.origin(model.name) != origin:
         repository.set_origin(model.name, origin)
         render(repository)
@@ -155,6 +181,20 @@ def build_joints(repository: Repository) -> None:
             _build_python(declaration, repository)
         elif isinstance(declaration, Ensemble):
             repository.built(declaration.name, "").mkdir(parents=True, exist_ok=True)
+
+
+def int8_check(
+    model: Model, origin: Origin, repository: Repository, report: Report
+) -> Check:
+    """What INT8 is judged by: the crops that calibration held out, where they are here,
+    because ranges of people's crops need not hold for noise; else the usual ones.
+    """
+    path = repository.built(model.name, CHECK_FILE)
+    if path.is_file():
+        check = Check.load(path)
+        if check.origin == str(origin):
+            return check
+    return reference_check(model, load(model, origin, report).arrays, origin)
 
 
 def is_built(declaration: Declaration, repository: Repository, target: str) -> bool:
@@ -198,13 +238,72 @@ def load(model: Model, origin: Origin, report: Report = lambda _doing: None) -> 
     return load_weights(model, Path(origin.file))
 
 
-def _cpu_file(
-    model: Network, origin: Origin, report: Report
-) -> tuple[bytes, dict[str, Any]]:
+def _table(
+    model: Network, origin: Origin, repository: Repository, options: BuildOptions
+) -> Int8Table | None:
+    if options.precision != "int8":
+        return None
     if not isinstance(model, Model):
-        return checked_onnx_file(model, origin), {"summary": "as imported"}
-    data, parity = _checked_onnx(model, load(model, origin, report), report)
+        raise QuantisationError(
+            f"{model.name} is an imported ONNX file; quantise the file and import that"
+        )
+    return load_table(repository, model, str(origin))
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What a file is made from."""
+
+    model: Network
+    origin: Origin
+    repository: Repository
+    table: Int8Table | None
+
+    def arrays(self, model: Model, report: Report) -> Mapping[str, Any]:
+        """The weights; in INT8 those that were fine-tuned for it, if any were."""
+        if self.table is not None and self.table.finetuned_sha256 is not None:
+            report("reading fine-tuned weights")
+            return finetuned_arrays(self.repository, model, self.table)
+        return load(model, self.origin, report).arrays
+
+
+def _cpu_file(source: _Source, report: Report) -> tuple[bytes, dict[str, Any]]:
+    model = source.model
+    if not isinstance(model, Model):
+        return checked_onnx_file(model, source.origin), {"summary": "as imported"}
+    if source.table is not None:
+        return _int8_onnx(model, source, source.table, report)
+    data, parity = _checked_onnx(model, load(model, source.origin, report), report)
     return data, {"summary": f"differs from torch by {parity}"}
+
+
+def _int8_onnx(
+    model: Model, source: _Source, table: Int8Table, report: Report
+) -> tuple[bytes, dict[str, Any]]:
+    from builders.ops.onnx import onnx_from_model
+
+    int8 = int8_of(model, table)
+    arrays = source.arrays(model, report)
+    report("wiring the INT8 graph")
+    data = onnx_from_model(model, arrays, int8).SerializeToString()
+    report("comparing with torch in FP32")
+    check = int8_check(model, source.origin, source.repository, report)
+    found = measures(model, check, onnx_runner(data), "cpu", "int8")
+    parity = "; ".join(str(measure) for measure in found)
+    if not all(measure.passed for measure in found):
+        raise ParityError(
+            f"{model.name} in INT8 is outside its tolerance (probabilities within "
+            f"{model.tolerance.int8_abs:g}, cosine {model.tolerance.int8_cosine:g}): "
+            f"{parity}. Calibrate with more or other images or another --method; see "
+            f"which layers cost most (python -m builders sensitivity {model.name}) and "
+            "keep them float with int8_exclude; or fine-tune (finetune-int8)"
+        )
+    layers = len(int8.placement.layers)
+    return data, {
+        "precision": "int8",
+        "calibration": table.summary,
+        "summary": f"int8, {layers} convolutions; against FP32: {parity}",
+    }
 
 
 def _checked_onnx(model: Model, weights: Weights, report: Report) -> tuple[bytes, str]:
@@ -239,13 +338,10 @@ def _plan_inputs(library: Library, options: BuildOptions) -> dict[str, Any]:
 
 
 def _plan_file(
-    library: Library,
-    model: Network,
-    origin: Origin,
-    options: BuildOptions,
-    report: Report,
+    library: Library, source: _Source, options: BuildOptions, report: Report
 ) -> tuple[bytes, dict[str, Any]]:
     """A plan and its passport."""
+    model, origin = source.model, source.origin
     from builders.tensorrt.plan import PlanOptions, plan_from_model, plan_from_onnx
 
     gpu = current_gpu()
@@ -254,10 +350,11 @@ def _plan_file(
         options.precision, options.gpus, timing_cache=ROOT / ".timing" / cache
     )
     if isinstance(model, Model) and not options.from_onnx:
-        arrays = load(model, origin, report).arrays
-        plan = plan_from_model(library, model, arrays, how, report)
+        arrays = source.arrays(model, report)
+        int8 = int8_of(model, source.table) if source.table else None
+        plan = plan_from_model(library, model, arrays, how, report, int8)
     else:
-        data, _ = _cpu_file(model, origin, report)
+        data, _ = _cpu_file(source, report)
         plan = plan_from_onnx(library, data, model.inputs, model.batching, how, report)
     tensors = {t.name: t for t in (*model.inputs, *model.output_tensors)}
     counted = ", ".join(f"{n} {kind}" for kind, n in plan.types.items())
@@ -271,7 +368,7 @@ def _plan_file(
         "tensors": {n: [t.data_type, *t.shape] for n, t in tensors.items()},
         "weights": str(origin),
         "stand_in": isinstance(origin, StandIn),
-        "calibration": None,
+        "calibration": source.table.summary if source.table else None,
         "convolutions": plan.types,
         "convolutions_from": plan.types_from,
         "parity": None,

@@ -212,7 +212,8 @@ class Tolerance:
     On the CPU in FP32 by numpy.isclose's rule, with the values that seed 002 exports
     with. FP32 plans by the largest difference over the reference's spread
     (`relative`). In reduced precision probabilities by `reduced_abs` and embeddings
-    by `reduced_cosine`, the smallest cosine of two rows.
+    by `reduced_cosine`, the smallest cosine of two rows; INT8 by `int8_abs` and
+    `int8_cosine` likewise.
     """
 
     rtol: float = 1e-3
@@ -220,6 +221,8 @@ class Tolerance:
     relative: float = 1e-3
     reduced_abs: float = 0.02
     reduced_cosine: float = 0.999
+    int8_abs: float = 0.05
+    int8_cosine: float = 0.99
 
 
 @dataclass(frozen=True)
@@ -231,8 +234,9 @@ class Model:
     patterns (fnmatch) of checkpoint keys that inference does not need; any other key
     that the wiring does not use is an error. `aliases` are beginnings of keys that
     older checkpoints have, and what they are called now. Models `on_request` are only
-    built when they are named. `source` says where the architecture
-    comes from and `assumptions` what that source leaves open and we chose.
+    built when they are named. `int8_exclude` are patterns of convolutions that stay
+    float in INT8, because a sensitivity report says so. `source` says where the
+    architecture comes from and `assumptions` what that source leaves open and we chose.
     """
 
     name: str
@@ -245,6 +249,7 @@ class Model:
     dropped: tuple[str, ...] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
     on_request: bool = False
+    int8_exclude: tuple[str, ...] = ()
     assumptions: str = ""
     batching: Batching = field(default_factory=Batching)
     tolerance: Tolerance = field(default_factory=Tolerance)

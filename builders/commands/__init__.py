@@ -6,9 +6,19 @@ from builders.commands import (  # isort: skip - in the order of --help
     models,
     checks,
     evaluation,
+    quantisation,
     serving,
     weights,
 )
 from builders.commands.app import app, run
 
-__all__ = ["app", "checks", "evaluation", "models", "run", "serving", "weights"]
+__all__ = [
+    "app",
+    "checks",
+    "evaluation",
+    "models",
+    "quantisation",
+    "run",
+    "serving",
+    "weights",
+]

@@ -15,14 +15,15 @@ import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from builders.check import VerificationError
 from builders.evaluation.datasets import EvaluationError
 from builders.onnx_file import OnnxFileError
 from builders.parity import ParityError
+from builders.quantisation.table import QuantisationError
 from builders.server import ServeError
 from builders.spec import SpecError
 from builders.tensorrt.engine import EngineError
 from builders.tensorrt.library import PlanError
-from builders.verify import VerificationError
 from builders.weights import CheckpointError
 
 app = typer.Typer(
@@ -42,6 +43,7 @@ EXPECTED = (
     OnnxFileError,
     ParityError,
     PlanError,
+    QuantisationError,
     ServeError,
     SpecError,
     VerificationError,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,10 +11,11 @@ import typer
 from builders import build as building
 from builders import readme
 from builders.catalogue import models
+from builders.check import Check, VerificationError, reference_check
 from builders.commands.app import Names, app, console, doing, one_of
 from builders.repository import Repository, atomic_write
 from builders.tensorrt.doctor import findings
-from builders.verify import Check, VerificationError, reference_check, verify_built
+from builders.verify import verify_built
 from builders.weights import write_checkpoint
 
 PANEL = "Checks"
@@ -23,6 +25,10 @@ PANEL = "Checks"
 def reference(
     name: Annotated[str, typer.Argument(metavar="MODEL")],
     output: Annotated[Path, typer.Option(help="Where to write it (.npz).")],
+    int8: Annotated[
+        bool,
+        typer.Option("--int8", help="On the crops that calibration held out."),
+    ] = False,
     export: Annotated[
         Path | None,
         typer.Option(help="Write its weights here (.wts), to build from there."),
@@ -33,12 +39,15 @@ def reference(
     repository = Repository()
     origin = repository.origin(name)
     weights = building.load(model, origin)
+    check = reference_check(model, weights.arrays, origin)
+    if int8:
+        check = building.int8_check(model, origin, repository, lambda _doing: None)
     if export is not None:
         with atomic_write(export) as partial:
             write_checkpoint(partial, export.suffix, weights.arrays)
         origin = building.choose_weights(model, repository, export, stand_in=False)
         console.print(f"wrote {export}")
-    reference_check(model, weights.arrays, origin).save(output)
+    replace(check, origin=str(origin)).save(output)
     console.print(f"wrote {output}")
 
 
@@ -66,7 +75,9 @@ def verify(
         with doing() as say:
             say(f"{model.name}: running the reference")
             origin = repository.origin(model.name)
-            if reference is None:
+            if reference is None and precision == "int8":
+                check = building.int8_check(model, origin, repository, say)
+            elif reference is None:
                 arrays = building.load(model, origin).arrays
                 check = reference_check(model, arrays, origin)
             else:

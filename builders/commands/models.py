@@ -99,7 +99,10 @@ def build(
         bool, typer.Option("--stand-in", help="Go back to untrained weights.")
     ] = False,
     precision: Annotated[
-        str, typer.Option(help=f"Of plans: {', '.join(PRECISIONS)}.")
+        str,
+        typer.Option(
+            help=f"{', '.join(PRECISIONS)}; on the cpu fp32 or int8 (see calibrate)."
+        ),
     ] = "fp32",
     gpu: Annotated[
         list[str] | None,

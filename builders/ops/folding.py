@@ -40,6 +40,20 @@ class Kernel:
     instance_norm: InstanceNorm | None = None
 
 
+INT8_MAX = 127
+
+
+def int8_kernel(weight: Float32) -> tuple[npt.NDArray[np.int8], Float32]:
+    """`weight` [K, C, R, S] in steps of its own for every output channel: integers, and
+    the steps [K]. Symmetric, half to even.
+    """
+    largest = np.abs(weight).max(axis=(1, 2, 3))
+    # a channel of zeros may have any step
+    steps = np.where(largest > 0, largest / INT8_MAX, 1.0).astype(np.float32)
+    quantised = np.rint(weight / steps[:, None, None, None])
+    return np.clip(quantised, -INT8_MAX, INT8_MAX).astype(np.int8), steps
+
+
 def scale_and_shift(
     weights: Mapping[str, Array], norm: BatchNorm
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

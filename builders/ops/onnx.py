@@ -17,7 +17,15 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from builders.ops import GEM_EPS, L2_EPS, BatchNorm, Norm, Padding, pads
-from builders.ops.folding import InstanceNorm, fold, scale_and_shift
+from builders.ops.folding import (
+    INT8_MAX,
+    InstanceNorm,
+    Kernel,
+    fold,
+    int8_kernel,
+    scale_and_shift,
+)
+from builders.ops.placement import Int8, Pair, Pairs
 
 if TYPE_CHECKING:
     from builders.spec import Image, Model, Vector
@@ -26,19 +34,28 @@ OPSET = 17
 IR_VERSION = 8
 LARGE_BYTES = 64 << 20
 
+UINT8_MAX = 255
+
 ELEMENT_TYPES = {"UINT8": TensorProto.UINT8, "FP32": TensorProto.FLOAT}
 
 Array = npt.NDArray[np.generic]
 
 
-def onnx_from_model(model: Model, arrays: Mapping[str, Array]) -> onnx.ModelProto:
-    """`model` with `arrays` as weights; inputs as declared, outputs FP32.
+def onnx_from_model(
+    model: Model, arrays: Mapping[str, Array], int8: Int8 | None = None
+) -> onnx.ModelProto:
+    """`model` with `arrays` as weights; inputs as declared, outputs FP32. With `int8`
+    its convolutions run in INT8, in the form that ONNX Runtime has kernels for.
 
     Raises onnx.checker.ValidationError where the graph is not valid ONNX. The large
     network has 1.28 GB of weights: they enter after the check, which copies what it
     gets several times, and are copied once.
     """
-    ops = OnnxOps(arrays)
+    return assembled(model, OnnxOps(arrays, int8))
+
+
+def assembled(model: Model, ops: OnnxOps) -> onnx.ModelProto:
+    """The checked graph of `model`, wired by `ops`."""
     values = model.wire(ops)
     for name, value in values.items():
         ops.node("Identity", [value], name, output=name)
@@ -89,8 +106,10 @@ def onnx_from_model(model: Model, arrays: Mapping[str, Array]) -> onnx.ModelProt
 class OnnxOps:
     """`Ops` over tensor names; collects `nodes` and `initializers`."""
 
-    def __init__(self, weights: Mapping[str, Array]) -> None:
+    def __init__(self, weights: Mapping[str, Array], int8: Int8 | None = None) -> None:
         self._weights = weights
+        self._scales = int8.scales if int8 else {}
+        self._pairs = Pairs(int8.placement if int8 else None, self.pair)
         self._counts: dict[str, int] = {}
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, Array] = {}
@@ -118,8 +137,56 @@ class OnnxOps:
     def constant(self, name: str, array: Array | np.generic) -> str:
         """An initializer; the same name is stored once."""
         if name not in self.initializers:
-            self.initializers[name] = np.ascontiguousarray(array)
+            self.initializers[name] = np.asarray(array, order="C")
         return name
+
+    def pair(self, x: str, pair: Pair) -> str:
+        """`x` through Q/DQ. What a ReLU made gets unsigned integers of half the step,
+        because then ONNX Runtime lets the convolution's saturation do the ReLU.
+        """
+        scale, zero = self._step(pair)
+        name = f"{pair.key}@{pair.number}"
+        inputs = [
+            self.constant(f"{name}.scale", scale),
+            self.constant(f"{name}.zero", zero),
+        ]
+        x = self.node("QuantizeLinear", [x, *inputs], f"{name}.q")
+        return self.node("DequantizeLinear", [x, *inputs], f"{name}.dq")
+
+    def _step(self, pair: Pair) -> tuple[np.float32, np.generic]:
+        scale = self._scales[pair.key]
+        if pair.nonnegative:
+            return np.float32(scale * INT8_MAX / UINT8_MAX), np.uint8(0)
+        return np.float32(scale), np.int8(0)
+
+    def float_kernel(self, name: str, kernel: Kernel) -> list[str]:
+        """Weight and bias as they are."""
+        inputs = [self.constant(f"{name}.weight", kernel.weight)]
+        if kernel.bias is not None:
+            inputs.append(self.constant(f"{name}.bias", kernel.bias))
+        return inputs
+
+    def _int8_kernel(self, name: str, kernel: Kernel, pair: Pair) -> list[str]:
+        """Weight and bias as integers behind a DQ, as the integer kernels take them."""
+        weight, steps = int8_kernel(kernel.weight)
+        inputs = [
+            self.constant(f"{name}.weight", weight),
+            self.constant(f"{name}.weight.scale", steps),
+            self.constant(f"{name}.weight.zero", np.zeros(len(steps), np.int8)),
+        ]
+        result = [self.node("DequantizeLinear", inputs, f"{name}.weight.dq", axis=0)]
+        if kernel.bias is not None:
+            step = self._step(pair)[0] * steps
+            limit = np.iinfo(np.int32).max
+            bias = np.clip(np.rint(kernel.bias / step.astype("f8")), -limit, limit)
+            inputs = [
+                self.constant(f"{name}.bias", bias.astype(np.int32)),
+                self.constant(f"{name}.bias.scale", step),
+            ]
+            result.append(
+                self.node("DequantizeLinear", inputs, f"{name}.bias.dq", axis=0)
+            )
+        return result
 
     def _count(self, kind: str) -> int:
         self._counts[kind] = self._counts.get(kind, 0) + 1
@@ -157,9 +224,12 @@ class OnnxOps:
         precise: bool = False,
     ) -> str:
         folded = fold(self._weights, name, bias=bias, norm=norm)
-        inputs = [x, self.constant(f"{name}.weight", folded.weight)]
-        if folded.bias is not None:
-            inputs.append(self.constant(f"{name}.bias", folded.bias))
+        place = self._pairs.convolution()
+        if place is not None and place.input is not None:
+            x = self._pairs.through(x, place.input)
+            inputs = [x, *self._int8_kernel(name, folded, place.input)]
+        else:
+            inputs = [x, *self.float_kernel(name, folded)]
         before, after = pads(padding)
         x = self.node(
             "Conv",
@@ -170,6 +240,8 @@ class OnnxOps:
             pads=[before, before, after, after],
             group=groups,
         )
+        if place is not None:
+            x = self._pairs.through(x, place.output)
         if folded.instance_norm is None:
             return x
         return self._split_instance_norm(x, folded.instance_norm, channels)
@@ -207,7 +279,7 @@ class OnnxOps:
         )
 
     def relu(self, x: str) -> str:
-        return self.node("Relu", [x])
+        return self._pairs.relu(self.node("Relu", [x]))
 
     def elu(self, x: str) -> str:
         return self.node("Elu", [x])
@@ -227,7 +299,7 @@ class OnnxOps:
         before, after = pads(padding)
         return self.node(
             "MaxPool",
-            [x],
+            [self._pairs.pool(x)],
             kernel_shape=[kernel, kernel],
             strides=[stride, stride],
             pads=[before, before, after, after],
@@ -261,7 +333,7 @@ class OnnxOps:
         return self.node("Pad", [x, pads_], mode="reflect")
 
     def add(self, a: str, b: str) -> str:
-        return self.node("Add", [a, b])
+        return self.node("Add", list(self._pairs.addition(a, b)))
 
     def multiply(self, a: str, b: str) -> str:
         return self.node("Mul", [a, b])

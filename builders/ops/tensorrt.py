@@ -18,7 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from builders.ops import GEM_EPS, L2_EPS, BatchNorm, Norm, Padding, pads
-from builders.ops.folding import InstanceNorm, fold, scale_and_shift
+from builders.ops.folding import (
+    InstanceNorm,
+    fold,
+    int8_kernel,
+    scale_and_shift,
+)
+from builders.ops.placement import Int8, Pair, Pairs
 from builders.tensorrt.library import Library, PlanError, Precision
 
 if TYPE_CHECKING:
@@ -38,11 +44,12 @@ def define_network(
     model: Model,
     arrays: Mapping[str, Array],
     precision: Precision,
+    int8: Int8 | None = None,
 ) -> TensorrtOps:
     """Fill `network` with `model`. The returned ops hold the weights, which the
     builder reads later: keep them until the plan is built.
     """
-    ops = TensorrtOps(library, network, arrays, precision)
+    ops = TensorrtOps(library, network, arrays, precision, int8)
     values = model.wire(ops)
     for name, value in values.items():
         ops.output(value, name)
@@ -58,12 +65,15 @@ class TensorrtOps:
         network: Any,
         weights: Mapping[str, Array],
         precision: Precision,
+        int8: Int8 | None = None,
     ) -> None:
         self._library = library
         self._trt = library.trt
         self._network = network
         self._weights = weights
         self._compute = library.compute_type(precision)
+        self._steps = int8.scales if int8 else {}
+        self._pairs = Pairs(int8.placement if int8 else None, self._pair)
         self._kept: list[Any] = []
         self._counts: dict[str, int] = {}
         self._types: dict[str, Any] = {}
@@ -110,6 +120,10 @@ class TensorrtOps:
             shift = np.zeros(channels, np.float32)
 
         kind = self._trt.float32 if precise else self._compute
+        place = self._pairs.convolution()
+        int8 = place is not None and place.input is not None
+        if place is not None:
+            x = self._pairs.through(x, place.input)
 
         def convolve(part: slice, label: str) -> Tensor:
             return self._convolution(
@@ -120,6 +134,7 @@ class TensorrtOps:
                 stride,
                 padding,
                 groups,
+                int8=int8,
             )
 
         if folded.instance_norm is None:
@@ -161,6 +176,7 @@ class TensorrtOps:
         padding: Padding = 0,
         ceil: bool = False,
     ) -> Tensor:
+        x = self._pairs.pool(x)
         layer = self._network.add_pooling_nd(
             x, self._trt.PoolingType.MAX, (kernel, kernel)
         )
@@ -224,6 +240,7 @@ class TensorrtOps:
 
     def add(self, a: Tensor, b: Tensor) -> Tensor:
         name = self._number("add")
+        a, b = self._pairs.addition(a, b)
         return self._elementwise(a, self._like(b, a, name), "SUM", name)
 
     def multiply(self, a: Tensor, b: Tensor) -> Tensor:
@@ -320,20 +337,54 @@ class TensorrtOps:
         stride: int,
         padding: Padding,
         groups: int,
+        *,
+        int8: bool,
     ) -> Tensor:
         kind = self._type(x)
         layer = self._network.add_convolution_nd(
             x,
             weight.shape[0],
             weight.shape[2:],
-            self._kernel_weights(weight, kind),
+            self._trt.Weights() if int8 else self._kernel_weights(weight, kind),
             self._kernel_weights(bias, kind),
         )
+        if int8:
+            layer.set_input(1, self._int8_kernel(weight, name, kind))
         layer.stride_nd = (stride, stride)
         before, after = pads(padding)
         layer.pre_padding, layer.post_padding = (before, before), (after, after)
         layer.num_groups = groups
-        return self._done(layer, name, kind)
+        return self._done(layer, name, kind, choose=int8)
+
+    def _pair(self, x: Tensor, pair: Pair) -> Tensor:
+        """`x` through Q/DQ, signed and symmetric."""
+        name = f"{pair.key}@{pair.number}"
+        step = np.array(self._steps[pair.key], np.float32)
+        kind = self._type(x)
+        return self._through_int8(x, self._constant(step, f"{name}.step"), name, kind)
+
+    def _int8_kernel(
+        self, weight: npt.NDArray[np.float32], name: str, kind: Any
+    ) -> Tensor:
+        """`weight` in steps of its own for each output channel, through Q/DQ."""
+        _, steps = int8_kernel(weight)
+        return self._through_int8(
+            self._constant(weight, f"{name}.weight"),
+            self._constant(steps, f"{name}.weight.step"),
+            f"{name}.weight",
+            kind,
+            axis=0,
+        )
+
+    def _through_int8(
+        self, x: Tensor, step: Tensor, name: str, kind: Any, axis: int | None = None
+    ) -> Tensor:
+        quantize = self._library.quantize(self._network, x, step)
+        x = self._done(quantize, f"{name}.q", self._trt.int8, choose=True)
+        dequantize = self._library.dequantize(self._network, x, step, kind)
+        if axis is not None:
+            quantize.axis = dequantize.axis = axis
+        return self._done(dequantize, f"{name}.dq", kind, choose=True)
 
     def _instance_norm(self, x: Tensor, norm: InstanceNorm) -> Tensor:
         outside = self._type(x)
@@ -429,12 +480,16 @@ class TensorrtOps:
         return self._trt.Weights(self._trt.bfloat16, bits.ctypes.data, bits.size)
 
     def _keep(self, array: Any, data_type: npt.DTypeLike = np.float32) -> Any:
-        kept = np.ascontiguousarray(array, data_type)
+        kept = np.asarray(array, data_type, order="C")
         self._kept.append(kept)
         return kept
 
-    def _done(self, layer: Any, name: str, data_type: Any) -> Tensor:
-        """The output of `layer`, which is called `name` and of `data_type`."""
+    def _done(
+        self, layer: Any, name: str, data_type: Any, *, choose: bool = False
+    ) -> Tensor:
+        """The output of `layer`, which is called `name` and of `data_type`. Before
+        strong typing a layer is held to it, unless the builder is to `choose` INT8.
+        """
         if layer is None:
             raise PlanError(f"{self._library} refused layer {name}; its log says why")
         self._counts[name] = time = self._counts.get(name, 0) + 1
@@ -442,7 +497,7 @@ class TensorrtOps:
             name = f"{name}#{time}"  # a layer that two inputs share
         layer.name = name
         x = layer.get_output(0)
-        if not self._library.strongly_typed:
+        if not self._library.strongly_typed and not choose:
             kinds = self._trt.LayerType
             if layer.type not in {kinds.CAST, kinds.CONSTANT}:
                 layer.precision = data_type

@@ -14,9 +14,9 @@ from types import ModuleType
 from typing import Any, Literal
 
 Target = Literal["tensorrt", "rtx"]
-Precision = Literal["fp32", "tf32", "fp16", "bf16"]
+Precision = Literal["fp32", "tf32", "fp16", "bf16", "int8"]
 
-PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "fp16", "bf16")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "fp16", "bf16", "int8")
 
 MODULES: dict[Target, str] = {"tensorrt": "tensorrt", "rtx": "tensorrt_rtx"}
 
@@ -28,9 +28,11 @@ COMPUTE_TYPES: dict[Precision, str] = {
     "tf32": "float32",
     "fp16": "float16",
     "bf16": "bfloat16",
+    "int8": "float16",
 }
 """Name of the element type of convolutions, in the library's own spelling. TF32 is
-FP32 with a flag that lets tensor cores round its inputs."""
+FP32 with a flag that lets tensor cores round its inputs; in INT8 it is the type of what
+stays float."""
 
 
 class PlanError(RuntimeError):
@@ -127,9 +129,11 @@ class Library:
             config.set_flag(flag.TF32)
         else:
             config.clear_flag(flag.TF32)
-        if not self.strongly_typed and precision == "fp16":
+        if not self.strongly_typed and precision in {"fp16", "int8"}:
             config.set_flag(flag.FP16)
             config.set_flag(flag.OBEY_PRECISION_CONSTRAINTS)
+        if not self.strongly_typed and precision == "int8":
+            config.set_flag(flag.INT8)
         sources = self.trt.TacticSource
         # cuBLAS and cuDNN are never needed for these networks, and loading them costs
         # a gigabyte; 11 no longer lists them
@@ -140,6 +144,20 @@ class Library:
         ]
         config.set_tactic_sources(sum(1 << int(source) for source in own))
         config.profiling_verbosity = self.trt.ProfilingVerbosity.DETAILED
+
+    def quantize(self, network: Any, x: Any, step: Any) -> Any:
+        """A layer that makes INT8 of `x`; later versions want the type said."""
+        try:
+            return network.add_quantize(x, step, self.trt.int8)
+        except TypeError:
+            return network.add_quantize(x, step)
+
+    def dequantize(self, network: Any, x: Any, step: Any, data_type: Any) -> Any:
+        """A layer that makes `data_type` of INT8; 8.6 chooses the type itself."""
+        try:
+            return network.add_dequantize(x, step, data_type)
+        except TypeError:
+            return network.add_dequantize(x, step)
 
     def gpus(self) -> dict[str, Any]:
         """GPU types that plans can be built for by name: {"sm_86": value}."""

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from builders.ops.placement import Int8
 from builders.ops.tensorrt import define_network
 from builders.repository import atomic_write
 from builders.spec import Batching, Model, Tensor
@@ -64,13 +65,14 @@ def plan_from_model(
     arrays: Mapping[str, npt.NDArray[np.generic]],
     options: PlanOptions,
     report: Report,
+    int8: Int8 | None = None,
 ) -> Plan:
     """The plan of `model` with `arrays` as weights. Raises PlanError."""
     with_builder = _Builder(library, options, report)
     network = library.create_network(with_builder.builder)
     report("defining the network")
     try:
-        kept = define_network(library, network, model, arrays, options.precision)
+        kept = define_network(library, network, model, arrays, options.precision, int8)
     except RuntimeError as exc:  # a layer without an output, as the bindings say it
         reasons = "; ".join(with_builder.errors[-3:]) or str(exc)
         raise PlanError(f"{library} refused layer by layer: {reasons}") from exc
@@ -94,6 +96,8 @@ def plan_from_onnx(
     """
     if not library.has_onnx_parser:
         raise PlanError(f"{library} comes without an ONNX parser")
+    if options.precision == "int8":
+        raise PlanError("INT8 is placed in the wiring: build int8 without --from onnx")
     if library.strongly_typed and options.precision in {"fp16", "bf16"}:
         raise PlanError(
             f"{library} takes types from the ONNX file: convert the file to "
@@ -245,6 +249,8 @@ class _Builder:
             layer = network.get_layer(index)
             if layer.type == self._trt.LayerType.CONVOLUTION:
                 name = names.get(layer.get_output(0).dtype, "other")
+                # a kernel that is a tensor comes out of Q/DQ
+                name = "INT8" if layer.num_inputs > 1 else name
                 types[name] = types.get(name, 0) + 1
         return types
 
@@ -279,7 +285,7 @@ def _type_name(words: str) -> str:
 
 
 def _require_precision(types: Histogram, precision: Precision, source: str) -> None:
-    wanted = {"fp32": "FP32", "tf32": "FP32", "fp16": "FP16", "bf16": "BF16"}[precision]
+    wanted = {"tf32": "FP32"}.get(precision, precision.upper())
     total = sum(types.values())
     if total and types.get(wanted, 0) * 2 <= total:
         raise PlanError(

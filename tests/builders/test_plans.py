@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 
 from builders.build import BuildOptions, Built, build, render
 from builders.catalogue import models
+from builders.check import Check, VerificationError, reference_check
 from builders.onnx_file import (
     OnnxFileError,
     declaration_of,
@@ -29,7 +30,7 @@ from builders.tensorrt import doctor
 from builders.tensorrt.engine import Engine, EngineError, Gpu
 from builders.tensorrt.library import PlanError, load_library
 from builders.tensorrt.plan import PlanOptions, plan_from_onnx
-from builders.verify import Check, VerificationError, reference_check, verify_built
+from builders.verify import verify_built
 from builders.weights import StandIn, stand_in_weights
 
 pytest.importorskip("tensorrt_rtx")
@@ -222,7 +223,7 @@ def test_verification_is_recorded(tmp_path: Path) -> None:
 
     wrong = {name: 1 - answer for name, answer in check.answers.items()}
     (measure,) = verify_built(
-        GENDER, repository, "cpu", None, Check(check.crops, wrong, check.origin)
+        GENDER, repository, "cpu", None, Check(check.inputs, wrong, check.origin)
     )
     assert not measure.passed
     with pytest.raises(VerificationError, match="not a saved check"):

@@ -14,10 +14,10 @@ import tritonclient.grpc as triton
 
 from builders.build import BuildOptions, build, choose_weights, render
 from builders.catalogue import models
+from builders.check import Check
 from builders.models import kinship_compact
 from builders.repository import ROOT, Repository
 from builders.server import Ports, TritonServer
-from builders.verify import Check
 from builders.weights import stand_in_weights, write_checkpoint
 from personserve import Client, InvalidInputError
 
@@ -102,8 +102,9 @@ from pathlib import Path
 from builders.build import BuildOptions, build, load, render
 from builders.catalogue import models
 from builders.repository import ROOT, Repository
-from builders.verify import reference_check, verify_built
-from builders.verify import Check
+from builders.check import reference_check
+from builders.verify import verify_built
+from builders.check import Check
 from builders.weights import StandIn
 
 (model,), repository = models(["kinship_concat"]), Repository(Path(sys.argv[1]))

@@ -1,0 +1,216 @@
+"""INT8: calibrate, sensitivity, finetune-int8."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from builders import build as building
+from builders import markdown
+from builders.catalogue import models
+from builders.commands.app import app, console, one_of, relative, stopping_on_sigterm
+from builders.quantisation.calibration import (
+    METHODS,
+    calibrate,
+    crops_of,
+    held_out_check,
+    images_in,
+    table_from_cache,
+)
+from builders.quantisation.finetuning import Training, finetune
+from builders.quantisation.sensitivity import plot, sensitivity
+from builders.quantisation.table import (
+    CHECK_FILE,
+    FINETUNED_FILE,
+    QuantisationError,
+    finetuned_arrays,
+    load_table,
+)
+from builders.repository import Repository, atomic_write, write_text
+from builders.weights import file_sha256, write_checkpoint
+
+PANEL = "INT8"
+
+Images = Annotated[
+    Path | None,
+    typer.Option(help="Folder of crops as the model will see them, at any depth."),
+]
+Count = Annotated[
+    int | None,
+    typer.Option(min=1, help="Use so many, evenly spread."),
+]
+
+
+@app.command("calibrate", rich_help_panel=PANEL)
+def calibrate_model(
+    name: Annotated[str, typer.Argument(metavar="MODEL")],
+    images: Images = None,
+    count: Count = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="How ranges become steps: max, percentile (99.99), or entropy (KL "
+            "divergence)."
+        ),
+    ] = "max",
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="For this checkpoint, not the one that is served now."),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Take the steps from a TensorRT calibration cache instead."),
+    ] = None,
+) -> None:
+    """Measure the INT8 table of a model on real crops.
+
+    Every fifth image (32 at most) is held out, and judges what is built. The table goes
+    to model_repository/MODEL/int8.json (commit it); then build MODEL --precision int8.
+    """
+    (model,) = models([name])
+    repository = Repository()
+    origin = building.choose_weights(model, repository, weights, stand_in=False)
+    if (images is None) == (cache is None):
+        raise QuantisationError("give either --images FOLDER or --cache FILE")
+    if images is None:
+        table = table_from_cache(model, str(origin), cache or Path())
+    else:
+        chosen = images_in(images, count)
+        arrays = building.load(model, origin).arrays
+        with stopping_on_sigterm(), progress_bar() as tell:
+            table = calibrate(
+                model,
+                arrays,
+                str(origin),
+                chosen,
+                one_of("--method", method, METHODS),  # type: ignore[arg-type]
+                tell,
+            )
+        check = held_out_check(model, arrays, origin, chosen)
+        check.save(repository.built(name, CHECK_FILE))
+    path = table.save(repository)
+    console.print(
+        f"wrote {relative(path)}: {len(table.steps)} steps from {table.images} images, "
+        f"{table.method}",
+        soft_wrap=True,
+    )
+
+
+@app.command("sensitivity", rich_help_panel=PANEL)
+def report_sensitivity(
+    name: Annotated[str, typer.Argument(metavar="MODEL")],
+    output: Annotated[Path, typer.Option(help="Where the report goes.")] = Path(
+        "reports"
+    ),
+) -> None:
+    """Which layers cost INT8 its accuracy, on the crops that calibration held out.
+
+    Puts one layer at a time back to float, then the dearest until the model's tolerance
+    holds, and says which int8_exclude that is.
+    """
+    (model,) = models([name])
+    repository = Repository()
+    origin = repository.origin(name)
+    table = load_table(repository, model, str(origin))
+    with stopping_on_sigterm(), progress_bar() as tell:
+        check = building.int8_check(model, origin, repository, lambda _doing: None)
+        arrays = building.load(model, origin).arrays
+        if table.finetuned_sha256 is not None:
+            arrays = finetuned_arrays(repository, model, table)
+        found = sensitivity(model, arrays, table, check, tell)
+    folder = output / name
+    rows = [
+        [layer, f"{error:.4g}", f"{found.everything - error:+.2g}"]
+        for layer, error in found.without.items()
+    ]
+    text = markdown.table(["float layer", "error", "saves"], rows)
+    verdict = (
+        f"all in INT8: error {found.everything:.4g}; "
+        + (f"with int8_exclude={found.exclude!r}: {found.error:.4g}; " * bool(rows))
+        + ("within tolerance" if found.passed else "OUTSIDE tolerance")
+    )
+    write_text(folder / "sensitivity.md", f"# INT8 of {name}\n\n{verdict}\n\n{text}\n")
+    write_text(folder / "sensitivity.json", json.dumps(asdict(found), indent=2) + "\n")
+    with atomic_write(folder / "sensitivity.png") as partial:
+        plot(found).savefig(partial, format="png", dpi=130)
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(verdict, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"wrote {relative(folder / 'sensitivity.md')}")
+
+
+@app.command("finetune-int8", rich_help_panel=PANEL)
+def finetune_model(
+    name: Annotated[str, typer.Argument(metavar="MODEL")],
+    images: Annotated[
+        Path, typer.Option(help="Folder of crops; labels are not needed.")
+    ],
+    count: Count = None,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 300,
+    batch: Annotated[int, typer.Option(min=1, help="Crops a step.")] = 16,
+    learning_rate: Annotated[
+        float, typer.Option(help="Of weights, by Adam; steps learn ten times faster.")
+    ] = 1e-4,
+) -> None:
+    """Train weights and steps so that INT8 answers like FP32 (calibrate first).
+
+    The float network teaches. Writes model_repository/MODEL/int8.safetensors, which
+    only INT8 builds use, and int8.json. On a GPU if torch finds one.
+    """
+    (model,) = models([name])
+    repository = Repository()
+    origin = repository.origin(name)
+    table = load_table(repository, model, str(origin))
+    chosen = images_in(images, count)
+    with stopping_on_sigterm(), progress_bar() as tell:
+        arrays = building.load(model, origin).arrays
+        held = held_out_check(model, arrays, origin, chosen)
+        parts = list(crops_of(model, chosen.files))
+        crops = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        how = Training(steps, batch, learning_rate)
+        found = finetune(model, arrays, table, crops, held, how, tell)
+    path = repository.folder(name) / FINETUNED_FILE
+    with atomic_write(path) as partial:
+        write_checkpoint(partial, path.suffix, found.arrays)
+    finetuned = replace(found.table, finetuned_sha256=file_sha256(path))
+    finetuned.save(repository)
+    held.save(repository.built(name, CHECK_FILE))
+    console.print(
+        f"held-out loss {found.loss_before:.3g} before, {found.loss_after:.3g} after; "
+        f"wrote {relative(path)}; build {name} --precision int8",
+        soft_wrap=True,
+    )
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each of the things that are told: (what, done, of)."""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    ) as bar:
+        tasks: dict[str, int] = {}
+
+        def tell(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done)  # type: ignore[arg-type]
+
+        yield tell
