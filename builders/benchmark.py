@@ -39,7 +39,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 EAGER = "PyTorch FP32 eager"
 GRAPH = "PyTorch FP16 graph"
 REPEATS = 200
-BATCHES = (1, 8, 64)
+BATCHES = (1, 2, 4, 8, 16, 32, 64)
 SERVED = (
     ("person_gender", 1, "crops:224,224,3"),
     ("person_gender", 8, "crops:224,224,3"),

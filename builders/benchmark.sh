@@ -4,6 +4,7 @@
 # PYTHON_TORCH: a Python with torch and CUDA (default python3).
 # PYTHON_TENSORRT: a Python with TensorRT and cuda-bindings (default python3).
 # PERF_ANALYZER: NVIDIA's perf_analyzer; without it, serving is not measured.
+# IMAGES: a folder of crops, to calibrate INT8 with; without it there is no INT8.
 # PRECISIONS and PARTS (of torch, plans, served) narrow down what runs.
 set -euo pipefail
 out=$(realpath -m "$1"); shift
@@ -16,6 +17,10 @@ if [[ $parts == *torch* ]]; then
   for model in "${models[@]}"; do
     $torch -m builders reference "$model" --output ".reference/$model.npz" \
       --export ".reference/$model.wts"
+    if [[ -n ${IMAGES:-} ]]; then
+      $torch -m builders calibrate "$model" --weights ".reference/$model.wts" \
+        --images "$IMAGES"
+    fi
   done
   $torch -m builders.benchmark torch "$out/figures.json" "${models[@]}"
 fi
@@ -24,8 +29,11 @@ if [[ $parts == *plans* ]]; then
     for model in "${models[@]}"; do
       $tensorrt -m builders build "$model" --target tensorrt --precision "$precision" \
         --weights ".reference/$model.wts"
+      # INT8 is judged on the crops that its calibration held out
+      reference=(--reference ".reference/$model.npz")
+      [[ $precision == int8 ]] && reference=()
       $tensorrt -m builders verify "$model" --target tensorrt --precision "$precision" \
-        --reference ".reference/$model.npz" | tee -a "$out/verify.txt" || true
+        "${reference[@]}" | tee -a "$out/verify.txt" || true
       cp "model_repository/$model/1/model.plan.json" "$out/$model-$precision.json"
     done
     $tensorrt -m builders.benchmark plan "$out/figures.json" "${models[@]}"

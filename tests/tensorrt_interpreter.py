@@ -28,12 +28,14 @@ class Interpreter:
             kinds.CONCATENATION: ("IConcatenationLayer", self._concatenation),
             kinds.CONSTANT: ("IConstantLayer", self._constant),
             kinds.CONVOLUTION: ("IConvolutionLayer", self._convolution),
+            kinds.DEQUANTIZE: ("IDequantizeLayer", self._dequantize),
             kinds.ELEMENTWISE: ("IElementWiseLayer", self._elementwise),
             kinds.GATHER: ("IGatherLayer", self._gather),
             kinds.IDENTITY: ("IIdentityLayer", lambda _layer, x: x),
             kinds.MATRIX_MULTIPLY: ("IMatrixMultiplyLayer", self._matrix_multiply),
             kinds.NORMALIZATION: ("INormalizationLayer", self._normalization),
             kinds.POOLING: ("IPoolingLayer", self._pooling),
+            kinds.QUANTIZE: ("IQuantizeLayer", self._quantize),
             kinds.REDUCE: ("IReduceLayer", self._reduce),
             kinds.SCALE: ("IScaleLayer", self._scale),
             kinds.SHAPE: ("IShapeLayer", lambda _layer, x: torch.tensor(x.shape)),
@@ -81,10 +83,28 @@ class Interpreter:
             torch.int64 if array.dtype.kind == "i" else torch.float64
         )
 
-    def _convolution(self, layer: Any, x: Tensor) -> Tensor:
+    def _quantize(self, layer: Any, x: Tensor, step: Tensor) -> Tensor:
+        # IEEE 754's and TensorRT's rounding, half to even; saturating
+        return (x / self._steps(layer, x, step)).round().clamp(-128, 127)
+
+    def _dequantize(self, layer: Any, x: Tensor, step: Tensor) -> Tensor:
+        assert bool((x == x.round()).all())
+        return x * self._steps(layer, x, step)
+
+    def _steps(self, layer: Any, x: Tensor, step: Tensor) -> Tensor:
+        """One step for the tensor, or one for each index of the layer's axis."""
+        if step.ndim == 0:
+            return step
+        assert step.shape == (x.shape[layer.axis],)
+        return step.reshape([-1 if axis == layer.axis else 1 for axis in range(x.ndim)])
+
+    def _convolution(
+        self, layer: Any, x: Tensor, kernel: Tensor | None = None
+    ) -> Tensor:
         rows, columns = tuple(layer.kernel_size_nd)
         channels = layer.num_output_maps
-        kernel = torch.from_numpy(np.array(layer.kernel, np.float64))
+        if kernel is None:
+            kernel = torch.from_numpy(np.array(layer.kernel, np.float64))
         kernel = kernel.reshape(channels, x.shape[1] // layer.num_groups, rows, columns)
         bias = np.array(layer.bias, np.float64)
         return functional.conv2d(

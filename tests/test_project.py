@@ -43,6 +43,25 @@ def test_import_order(name: str) -> None:
     assert ours - {name} <= MAY_IMPORT[name]
 
 
+HEAVY = ("faiss", "matplotlib", "onnx", "onnxruntime", "scipy", "sklearn", "torch")
+
+
+def test_a_machine_with_tensorrt_alone_can_run_the_commands() -> None:
+    """NVIDIA's container has none of these: they are imported where they are used."""
+    program = (
+        f"import sys; [sys.modules.__setitem__(name, None) for name in {HEAVY}];"
+        "from builders.commands import app; app(['build', '--help'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_wheel_holds_the_client_alone(tmp_path: Path) -> None:
     subprocess.run(
         [

@@ -23,19 +23,10 @@ from builders import build as building
 from builders import markdown
 from builders.catalogue import models
 from builders.commands.app import app, console, one_of, relative, stopping_on_sigterm
-from builders.quantisation.calibration import (
-    METHODS,
-    calibrate,
-    crops_of,
-    held_out_check,
-    images_in,
-    table_from_cache,
-)
-from builders.quantisation.finetuning import Training, finetune
-from builders.quantisation.sensitivity import plot, sensitivity
 from builders.quantisation.table import (
     CHECK_FILE,
     FINETUNED_FILE,
+    METHODS,
     QuantisationError,
     finetuned_arrays,
     load_table,
@@ -81,6 +72,13 @@ def calibrate_model(
     Every fifth image (32 at most) is held out, and judges what is built. The table goes
     to model_repository/MODEL/int8.json (commit it); then build MODEL --precision int8.
     """
+    from builders.quantisation.calibration import (
+        calibrate,
+        held_out_check,
+        images_in,
+        table_from_cache,
+    )
+
     (model,) = models([name])
     repository = Repository()
     origin = building.choose_weights(model, repository, weights, stand_in=False)
@@ -122,6 +120,8 @@ def report_sensitivity(
     Puts one layer at a time back to float, then the dearest until the model's tolerance
     holds, and says which int8_exclude that is.
     """
+    from builders.quantisation.sensitivity import plot, sensitivity
+
     (model,) = models([name])
     repository = Repository()
     origin = repository.origin(name)
@@ -162,14 +162,17 @@ def finetune_model(
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 300,
     batch: Annotated[int, typer.Option(min=1, help="Crops a step.")] = 16,
     learning_rate: Annotated[
-        float, typer.Option(help="Of weights, by Adam; steps learn ten times faster.")
-    ] = 1e-4,
+        float, typer.Option(help="Of weights, relative to their size, by Adam.")
+    ] = 3e-4,
 ) -> None:
     """Train weights and steps so that INT8 answers like FP32 (calibrate first).
 
     The float network teaches. Writes model_repository/MODEL/int8.safetensors, which
     only INT8 builds use, and int8.json. On a GPU if torch finds one.
     """
+    from builders.quantisation.calibration import crops_of, held_out_check, images_in
+    from builders.quantisation.finetuning import Training, finetune
+
     (model,) = models([name])
     repository = Repository()
     origin = repository.origin(name)

@@ -210,6 +210,8 @@ class _PlacingOps:
         raw = self._new(shape)
         if self._suits(x.shape[0], channels, **how):
             x.key = x.key or f"{name}.input"
+            if x in self._pooled:
+                self._pooled[x].key = x.key
             raw.key = f"{name}.output"
             if not any(fnmatchcase(name, pattern) for pattern in self._exclude):
                 call.input = self._pair(x)
@@ -257,7 +259,6 @@ class _PlacingOps:
         if value.pair is None:
             value.pair = Pair(value.key or "", value.number, value.nonnegative)
             if value in self._pooled:
-                self._pooled[value].key = value.key
                 self._pair(self._pooled[value])
         return value.pair
 

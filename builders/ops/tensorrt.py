@@ -341,6 +341,7 @@ class TensorrtOps:
         int8: bool,
     ) -> Tensor:
         kind = self._type(x)
+        kernel = self._int8_kernel(weight, name, kind) if int8 else None
         layer = self._network.add_convolution_nd(
             x,
             weight.shape[0],
@@ -348,8 +349,8 @@ class TensorrtOps:
             self._trt.Weights() if int8 else self._kernel_weights(weight, kind),
             self._kernel_weights(bias, kind),
         )
-        if int8:
-            layer.set_input(1, self._int8_kernel(weight, name, kind))
+        if kernel is not None:
+            layer.set_input(1, kernel)
         layer.stride_nd = (stride, stride)
         before, after = pads(padding)
         layer.pre_padding, layer.post_padding = (before, before), (after, after)

@@ -17,7 +17,7 @@ from importlib.metadata import version
 from io import StringIO
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import cv2
 import numpy as np
@@ -31,18 +31,12 @@ from builders.ops.onnx import OnnxOps, assembled
 from builders.ops.placement import Int8, Pair, Placement, placement_of
 from builders.quantisation.table import (
     Int8Table,
+    Method,
     QuantisationError,
     read_tensorrt_cache,
 )
 from builders.spec import Model
 from builders.weights import Origin
-
-Method = Literal["entropy", "percentile", "max"]
-METHODS: tuple[Method, ...] = get_args(Method)
-
-"""`max` is the default: on people's crops, with stand-in weights, it came nearest to
-FP32 for both the gender and the ReID network, and entropy clipped far too much.
-"""
 
 BINS = 2048
 LEVELS = 128

@@ -28,9 +28,14 @@ from builders.spec import Model, Output
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 SEED = 0
+EPS = 1e-6
+ACTIVATIONS_SHARE = 0.05
+"""What the activations' distance counts beside the outputs': enough to lead where one
+probability says little, too little to hold on to channels that do not matter."""
 JUDGE_EVERY = 20
-STEP_RATE = 10.0
-"""Steps are learnt as logarithms, so many times faster than weights."""
+STEP_RATE = 300.0
+"""Steps are learnt as logarithms, so many times faster than weights: they may have to
+move by factors, weights by thousandths."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Training:
 
     steps: int = 300
     batch: int = 16
-    learning_rate: float = 1e-4
+    learning_rate: float = 3e-4
 
 
 @dataclass(frozen=True)
@@ -66,13 +71,18 @@ def finetune(
     """Train `model` from `arrays` and `table` on `crops`; judged on `held`."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     student = _Student(model, arrays, table, device)
+    rate = training.learning_rate
     optimiser = torch.optim.Adam(
         [
-            {"params": list(student.trained.values()), "lr": training.learning_rate},
-            {
-                "params": list(student.log_steps.values()),
-                "lr": training.learning_rate * STEP_RATE,
-            },
+            # relative to their size, so that one rate suits kernels and norms
+            *(
+                {
+                    "params": [value],
+                    "lr": rate * float(value.detach().square().mean()) ** 0.5,
+                }
+                for value in student.trained.values()
+            ),
+            {"params": list(student.log_steps.values()), "lr": rate * STEP_RATE},
         ]
     )
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, training.steps)
@@ -83,7 +93,7 @@ def finetune(
         rows = order[number]
         inputs = {name: _tensor(array[rows], device) for name, array in crops.items()}
         optimiser.zero_grad()
-        loss = student.loss(inputs, student.taught(inputs))
+        loss = student.loss(inputs, *student.taught(inputs))
         loss.backward()
         optimiser.step()
         schedule.step()
@@ -126,32 +136,78 @@ class _Student:
             for key in self._placement.keys
         }
 
-    def taught(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def taught(
+        self, inputs: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """The teacher's outputs, and its activations on the way."""
+        ops = _TappedOps(self._teacher, inputs)
         with torch.no_grad():
-            return dict(self._model.wire(TorchOps(self._teacher, inputs)))
+            return dict(self._model.wire(ops)), ops.taps
 
     def loss(
-        self, inputs: Mapping[str, Tensor], taught: Mapping[str, Tensor]
+        self,
+        inputs: Mapping[str, Tensor],
+        taught: Mapping[str, Tensor],
+        activations: list[Tensor],
     ) -> Tensor:
+        """Of the outputs, and of the activations, each channel by its own spread."""
         steps = {key: value.exp() for key, value in self.log_steps.items()}
-        ops = Int8TorchOps(
+        ops = _TappedInt8Ops(
             self._weights, inputs, self._placement, steps, requantised=True
         )
         found = self._model.wire(ops)
         losses = [_loss(o, found[o.name], taught[o.name]) for o in self._model.outputs]
+        if activations:
+            gaps = [_gap(a, b) for a, b in zip(ops.taps, activations, strict=True)]
+            losses.append(ACTIVATIONS_SHARE * torch.stack(gaps).mean())
         return torch.stack(losses).sum()
 
     def judged(self, held: Check) -> float:
-        """The loss on the held-out crops."""
+        """The outputs' loss on the held-out crops."""
         inputs = {n: _tensor(a, self._device) for n, a in held.inputs.items()}
         taught = {n: _tensor(a, self._device) for n, a in held.answers.items()}
         with torch.no_grad():
-            return float(self.loss(inputs, taught))
+            return float(self.loss(inputs, taught, []))
 
     def state(self) -> tuple[Arrays, dict[str, float]]:
         arrays = {k: v.detach().cpu().numpy().copy() for k, v in self._weights.items()}
         steps = {k: float(v.detach().exp()) for k, v in self.log_steps.items()}
         return arrays, steps
+
+
+class _TappedOps(TorchOps):
+    """TorchOps that keeps its activations."""
+
+    def __init__(
+        self, weights: Mapping[str, Tensor], inputs: Mapping[str, Tensor]
+    ) -> None:
+        super().__init__(weights, inputs)
+        self.taps: list[Tensor] = []
+
+    def relu(self, x: Tensor) -> Tensor:
+        self.taps.append(super().relu(x))
+        return self.taps[-1]
+
+
+class _TappedInt8Ops(Int8TorchOps):
+    """Int8TorchOps that keeps its activations."""
+
+    def __init__(self, *args: Any, **how: Any) -> None:
+        super().__init__(*args, **how)
+        self.taps: list[Tensor] = []
+
+    def relu(self, x: Tensor) -> Tensor:
+        self.taps.append(super().relu(x))
+        return self.taps[-1]
+
+
+def _gap(found: Tensor, taught: Tensor) -> Tensor:
+    """Squared error over variance, channel by channel: one loud channel must not
+    drown the others.
+    """
+    axes = [axis for axis in range(taught.ndim) if axis != 1]
+    spread = taught.var(dim=axes) + EPS
+    return ((found - taught).square().mean(dim=axes) / spread).mean()
 
 
 def _loss(output: Output, found: Tensor, taught: Tensor) -> Tensor:
