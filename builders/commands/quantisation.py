@@ -1,4 +1,4 @@
-"""INT8: calibrate, sensitivity, finetune-int8."""
+"""INT8 and the other precisions: calibrate, sensitivity, finetune-int8, report."""
 
 from __future__ import annotations
 
@@ -22,7 +22,14 @@ from rich.progress import (
 from builders import build as building
 from builders import markdown
 from builders.catalogue import models
-from builders.commands.app import app, console, one_of, relative, stopping_on_sigterm
+from builders.commands.app import (
+    app,
+    console,
+    doing,
+    one_of,
+    relative,
+    stopping_on_sigterm,
+)
 from builders.quantisation.table import (
     CHECK_FILE,
     FINETUNED_FILE,
@@ -32,9 +39,10 @@ from builders.quantisation.table import (
     load_table,
 )
 from builders.repository import Repository, atomic_write, write_text
+from builders.spec import Model
 from builders.weights import file_sha256, write_checkpoint
 
-PANEL = "INT8"
+PANEL = "Precisions"
 
 Images = Annotated[
     Path | None,
@@ -196,6 +204,73 @@ def finetune_model(
         f"wrote {relative(path)}; build {name} --precision int8",
         soft_wrap=True,
     )
+
+
+@app.command("report", rich_help_panel=PANEL)
+def precision_report(
+    name: Annotated[str, typer.Argument(metavar="MODEL")],
+    target: Annotated[str, typer.Option(help="cpu, or tensorrt on a GPU.")] = "cpu",
+    data: Annotated[
+        Path | None, typer.Option(help="A data set, for accuracy (see evaluate).")
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Crops, for INT8's error by number of calibration images."),
+    ] = None,
+    output: Annotated[Path, typer.Option(help="Where the report goes.")] = Path(
+        "reports"
+    ),
+) -> None:
+    """Every precision side by side: time by batch, memory, size, parity, accuracy.
+
+    INT8 takes part once it is calibrated. A second target adds to the same report.
+    """
+    from builders.precision import measure_precisions, sweep, write_report
+    from builders.quantisation.calibration import images_in
+
+    (model,) = models([name])
+    one_of("--target", target, ("cpu", "tensorrt"))
+    repository = Repository()
+    origin = repository.origin(name)
+    folder = output / name
+    with stopping_on_sigterm(), doing() as say:
+        accuracy = None if data is None else accuracy_on(model, data, folder)
+        rows = measure_precisions(model, origin, repository, target, say, accuracy)
+        points = []
+        if images is not None:
+            arrays = building.load(model, origin).arrays
+            points = sweep(model, arrays, origin, images_in(images), say)
+    path, table = write_report(folder, model, rows, points)
+    console.print(table, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"wrote {relative(path)}", soft_wrap=True)
+
+
+def accuracy_on(
+    model: Model, data: Path, folder: Path
+) -> Callable[[Repository, str], dict[str, float | None]]:
+    """What runs a built model on a data set and gives its headline figures."""
+    from builders.evaluation import layouts
+    from builders.evaluation.evaluate import Options, evaluate_on
+
+    layout = layouts.recognised(data)
+    found = layouts.read(data, layout, None)
+
+    def run(repository: Repository, backend: str) -> dict[str, float | None]:
+        path = evaluate_on(
+            backend,
+            model,
+            found,
+            {"root": str(data), "layout": layout},
+            repository,
+            folder / "accuracy",
+            Options(),
+            address=None,
+            progress=lambda _done: None,
+        )
+        record = json.loads(path.with_name("report.json").read_text(encoding="utf-8"))
+        return dict(record["headline"])
+
+    return run
 
 
 @contextmanager

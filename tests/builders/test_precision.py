@@ -1,0 +1,70 @@
+"""The precision report, on the smallest network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from builders import precision
+from builders.catalogue import models
+from builders.check import Check
+from builders.ops.torch import Reference
+from builders.parity import parity_inputs
+from builders.precision import Row, SweepPoint, measure_precisions, write_report
+from builders.quantisation.table import CHECK_FILE
+from builders.repository import Repository
+from builders.weights import StandIn, stand_in_weights
+from tests.builders.test_quantisation import _steps, _table
+
+(RECON,) = models(["person_gender_gennet_recon"])
+
+
+def test_every_precision_is_measured_and_a_second_run_adds_to_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "SECONDS_A_BATCH", 0.01)
+    repository = Repository(tmp_path / "repository")
+    arrays, inputs = stand_in_weights(RECON).arrays, parity_inputs(RECON)
+    _table(RECON, _steps(RECON, arrays, inputs)).save(repository)
+    Check(inputs, Reference(RECON, arrays)(**inputs), str(StandIn())).save(
+        repository.built(RECON.name, CHECK_FILE)
+    )
+    rows = measure_precisions(RECON, StandIn(), repository, "cpu", lambda _: None)
+    assert [(row.runner, row.precision) for row in rows] == [
+        ("PyTorch", "fp32"),
+        ("ONNX Runtime", "fp32"),
+        ("ONNX Runtime", "int8"),
+    ]
+    assert all(list(row.ms) == [1, 2, 4, 8, 16, 32, 64] for row in rows)
+    assert all(row.passed for row in rows)
+    fp32, int8 = (row.file_bytes or 0 for row in rows[1:])
+    assert int8 < fp32 / 2
+
+    folder = tmp_path / "reports"
+    points = [SweepPoint(32, 0.04), SweepPoint(128, 0.02)]
+    path, table = write_report(folder, RECON, rows, points)
+    assert table.count("| int8 |") == 8
+    more = [Row("TensorRT", "fp16", {1: 0.2, 64: 1.5}, parity="close")]
+    write_report(folder, RECON, more, [])
+    record = json.loads((folder / "report.json").read_text())
+    assert len(record["rows"]) == 4
+    assert len(record["sweep"]) == 2, "kept from the run before"
+    assert "TensorRT" in path.read_text()
+    for stem in ("throughput", "sweep"):
+        assert np.std(cv2.imread(str(folder / f"{stem}.png"))) > 5
+
+
+def test_a_precision_that_cannot_be_built_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "SECONDS_A_BATCH", 0.0)
+    monkeypatch.setattr(precision, "LARGEST_BATCH", 1)
+    repository = Repository(tmp_path / "repository")
+    rows = measure_precisions(RECON, StandIn(), repository, "cpu", lambda _: None)
+    assert "no INT8 table yet" in rows[2].parity
+    assert not rows[2].passed
+    assert rows[2].ms == {}
