@@ -21,7 +21,7 @@ from builders.ops import BatchNorm
 from builders.ops.shape import Entry
 from builders.spec import Image, Model
 from builders.weights.checkpoint import StandIn, Weights
-from builders.weights.files import Array
+from builders.weights.files import Array, CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,7 +108,14 @@ def _settle(
     inputs: Mapping[str, Array],
 ) -> None:
     """Overwrite the running means and variances in `arrays` with those of `inputs`."""
-    import torch
+    try:
+        import torch
+    except ImportError as exc:
+        raise CheckpointError(
+            "stand-in weights are made with torch, which is not here; build from a "
+            "file: --weights FILE (python -m builders reference MODEL --export FILE "
+            "writes one where torch is)"
+        ) from exc
 
     from builders.ops.torch import TorchOps
 

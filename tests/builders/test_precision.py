@@ -18,7 +18,7 @@ from builders.precision import Row, SweepPoint, measure_precisions, write_report
 from builders.quantisation.table import CHECK_FILE
 from builders.repository import Repository
 from builders.weights import StandIn, stand_in_weights
-from tests.builders.test_quantisation import _steps, _table
+from tests.int8_tables import steps_of, table_of
 
 (RECON,) = models(["person_gender_gennet_recon"])
 
@@ -29,7 +29,7 @@ def test_every_precision_is_measured_and_a_second_run_adds_to_the_report(
     monkeypatch.setattr(precision, "SECONDS_A_BATCH", 0.01)
     repository = Repository(tmp_path / "repository")
     arrays, inputs = stand_in_weights(RECON).arrays, parity_inputs(RECON)
-    _table(RECON, _steps(RECON, arrays, inputs)).save(repository)
+    table_of(RECON, steps_of(RECON, arrays, inputs)).save(repository)
     Check(inputs, Reference(RECON, arrays)(**inputs), str(StandIn())).save(
         repository.built(RECON.name, CHECK_FILE)
     )

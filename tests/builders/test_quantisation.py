@@ -33,7 +33,7 @@ from builders.quantisation.calibration import (
 )
 from builders.quantisation.finetuning import Training, finetune
 from builders.quantisation.sensitivity import sensitivity
-from builders.quantisation.simulation import Int8TorchOps, fake_quantised
+from builders.quantisation.simulation import fake_quantised
 from builders.quantisation.table import (
     Int8Table,
     QuantisationError,
@@ -45,6 +45,7 @@ from builders.repository import Repository
 from builders.spec import Model
 from builders.tensorrt.library import COMPUTE_TYPES, load_library
 from builders.weights import StandIn, stand_in_weights
+from tests.int8_tables import steps_of, table_of
 from tests.references import randomised
 from tests.tensorrt_interpreter import Interpreter
 
@@ -78,29 +79,6 @@ def crops(tmp_path_factory: pytest.TempPathFactory, video: Path) -> Path:
                 cv2.imwrite(str(root / f"{number:04}_{index}.png"), crop)
     capture.release()
     return root
-
-
-def _table(model: Model, steps: Any) -> Int8Table:
-    return Int8Table(model.name, str(StandIn()), "max", 0, "", "", "", steps)
-
-
-def _steps(model: Model, arrays: Any, inputs: Any) -> dict[str, float]:
-    """Steps from the largest magnitudes, by an ordinary run in torch."""
-    largest: dict[str, float] = {}
-
-    class Watching(Int8TorchOps):
-        def _pair(self, x: torch.Tensor, pair: Any) -> torch.Tensor:
-            seen = float(x.abs().max())
-            largest[pair.key] = max(largest.get(pair.key, 0.0), seen)
-            return x
-
-    weights = {k: torch.from_numpy(np.array(a)) for k, a in arrays.items()}
-    tensors = {k: torch.from_numpy(a) for k, a in inputs.items()}
-    with torch.inference_mode():
-        model.wire(
-            Watching(weights, tensors, placement_of(model), {}, requantised=True)
-        )
-    return {key: value / 127 for key, value in largest.items()}
 
 
 def test_int8_stands_where_the_rules_say() -> None:
@@ -176,7 +154,7 @@ def test_the_network_definition_has_exactly_this_int8() -> None:
     arrays = {k: v.numpy() for k, v in module.state_dict().items()}
     arrays = {k: v for k, v in arrays.items() if v.dtype == np.float32}
     inputs = parity_inputs(RECON)
-    steps = _steps(RECON, arrays, inputs)
+    steps = steps_of(RECON, arrays, inputs)
     # some values saturate
     steps["features.6.input"] /= 3
     library = load_library("rtx")
@@ -252,7 +230,7 @@ def test_onnx_runtime_runs_integers() -> None:
 
     arrays = stand_in_weights(GENDER).arrays
     inputs = parity_inputs(GENDER)
-    int8 = Int8(placement_of(GENDER), _steps(GENDER, arrays, inputs))
+    int8 = Int8(placement_of(GENDER), steps_of(GENDER, arrays, inputs))
     data = onnx_from_model(GENDER, arrays, int8).SerializeToString()
     assert len(data) < 4_500_000
     options = onnxruntime.SessionOptions()
@@ -271,7 +249,7 @@ def test_integer_kernels_are_used(tmp_path: Path) -> None:
     import onnxruntime
 
     arrays = stand_in_weights(REID).arrays
-    int8 = Int8(placement_of(REID), _steps(REID, arrays, parity_inputs(REID)))
+    int8 = Int8(placement_of(REID), steps_of(REID, arrays, parity_inputs(REID)))
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     options.log_severity_level = 3
@@ -371,7 +349,7 @@ def test_a_table_belongs_to_its_weights_and_wiring(tmp_path: Path) -> None:
     repository = Repository(tmp_path)
     with pytest.raises(QuantisationError, match=r"no INT8 table yet; .*calibrate"):
         load_table(repository, RECON, "x")
-    table = _table(RECON, {"features.0.input": 0.1})
+    table = table_of(RECON, {"features.0.input": 0.1})
     table.save(repository)
     with pytest.raises(QuantisationError, match="measure again"):
         load_table(repository, RECON, "other.pth, sha256 ab")
@@ -392,7 +370,7 @@ def test_an_int8_build_is_checked_recorded_and_redone_for_a_new_table(
 ) -> None:
     repository = Repository(tmp_path)
     arrays = stand_in_weights(RECON).arrays
-    table = _table(RECON, _steps(RECON, arrays, parity_inputs(RECON)))
+    table = table_of(RECON, steps_of(RECON, arrays, parity_inputs(RECON)))
     table.save(repository)
     built = _build_int8(repository, RECON)
     record = json.loads(built.path.with_name("model.onnx.json").read_text())

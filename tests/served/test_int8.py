@@ -16,7 +16,7 @@ from builders.repository import Repository
 from builders.server import Ports, TritonServer
 from builders.weights import StandIn, stand_in_weights
 from personserve import Client
-from tests.builders.test_quantisation import _steps, _table
+from tests.int8_tables import steps_of, table_of
 
 (GENDER,) = models(["person_gender"])
 
@@ -30,7 +30,7 @@ def test_int8_is_served_as_it_was_built(tmp_path: Path) -> None:
     Check(inputs, answers, str(StandIn())).save(
         repository.built(GENDER.name, CHECK_FILE)
     )
-    _table(GENDER, _steps(GENDER, arrays, inputs)).save(repository)
+    table_of(GENDER, steps_of(GENDER, arrays, inputs)).save(repository)
     options = BuildOptions("int8")
     built = build("cpu", GENDER, StandIn(), repository, options, lambda _: None)
     expected = onnx_runner(str(built.path))(**inputs)["female_probability"]
