@@ -14,6 +14,7 @@ import torch
 from builders.catalogue import catalogue, models
 from builders.ops import tensorrt as backend
 from builders.ops.folding import Kernel
+from builders.ops.placement import Int8, placement_of
 from builders.ops.tensorrt import TensorrtOps, define_network
 from builders.ops.torch import Reference
 from builders.parity import parity_inputs
@@ -132,11 +133,23 @@ def test_a_broken_op_is_noticed(break_it: Any, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_every_model_builds_in_every_precision(model: Model, gpu: str) -> None:
     arrays = _stand_ins(model.name)
+    placement = placement_of(model)
+    int8 = Int8(placement, dict.fromkeys(placement.keys, 0.05))
     for precision in LIBRARY.precisions:
+        if precision == "int8" and (gpu != "sm_86" or not placement.layers):
+            continue  # for one GPU, because builds take most of the tests' time
         plan = plan_from_model(
-            LIBRARY, model, arrays, PlanOptions(precision, (gpu,)), lambda _: None
+            LIBRARY,
+            model,
+            arrays,
+            PlanOptions(precision, (gpu,)),
+            lambda _: None,
+            int8 if precision == "int8" else None,
         )
         wanted = {"fp16": "FP16", "bf16": "BF16"}.get(precision, "FP32")
+        if precision == "int8":
+            assert plan.types["INT8"] >= len(placement.layers)
+            continue
         precise = 20 if "r50" in model.name else 0  # four in each non-local block
         if model.vectors:
             assert plan.types == {}, "no convolutions, and linear layers stay FP32"
