@@ -81,6 +81,13 @@ class Measure:
     passed: bool
     is_probability: bool = False
 
+    @property
+    def error(self) -> float:
+        """The one figure to compare by: a probability's largest difference, else 1 -
+        the smallest cosine.
+        """
+        return self.max_abs if self.is_probability else 1 - self.cosine
+
     def __str__(self) -> str:
         return (
             f"{self.output}: max abs {self.max_abs:.2e}, relative {self.relative:.2e}, "

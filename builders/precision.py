@@ -129,8 +129,7 @@ def sweep(
         data = onnx_from_model(model, arrays, int8_of(model, table))
         run = onnx_runner(data.SerializeToString())
         found = measures(model, check, run, "cpu", "int8")
-        errors = [m.max_abs if m.is_probability else 1 - m.cosine for m in found]
-        points.append(SweepPoint(count, max(errors)))
+        points.append(SweepPoint(count, max(measure.error for measure in found)))
     return points
 
 

@@ -39,9 +39,10 @@ def reference(
     repository = Repository()
     origin = repository.origin(name)
     weights = building.load(model, origin)
-    check = reference_check(model, weights.arrays, origin)
     if int8:
         check = building.int8_check(model, origin, repository, lambda _doing: None)
+    else:
+        check = reference_check(model, weights.arrays, origin)
     if export is not None:
         with atomic_write(export) as partial:
             write_checkpoint(partial, export.suffix, weights.arrays)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
 
 from builders.catalogue import models
-from builders.commands.app import app, console, one_of, relative, stopping_on_sigterm
+from builders.commands.app import (
+    app,
+    console,
+    one_of,
+    progress_bar,
+    relative,
+    stopping_on_sigterm,
+)
 from builders.evaluation import layouts
 from builders.evaluation.evaluate import Options, evaluate_on
 from builders.evaluation.predictions import BACKENDS
@@ -91,12 +91,7 @@ def evaluate(
     about = {"root": str(data), "layout": layout, "part": part, "partition": partition}
     folder = output / model.name / f"{data.resolve().name}-{part}"
     for each in chosen:
-        with stopping_on_sigterm(), _bar() as bar:
-            task = bar.add_task(f"{model.name}, {each}", total=len(found.items))
-
-            def tell(done: int, bar: Progress = bar, task: TaskID = task) -> None:
-                bar.update(task, completed=done)
-
+        with stopping_on_sigterm(), progress_bar() as tell:
             path = evaluate_on(
                 each,
                 model,
@@ -106,7 +101,7 @@ def evaluate(
                 folder,
                 options,
                 address=server,
-                progress=tell,
+                progress=_counted(tell, f"{model.name}, {each}", len(found.items)),
             )
         console.print(f"wrote {relative(path)}", soft_wrap=True)
         console.print(path.read_text(encoding="utf-8"), markup=False, highlight=False)
@@ -116,12 +111,7 @@ def evaluate(
         console.print(f"wrote {relative(path)}", soft_wrap=True)
 
 
-def _bar() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    )
+def _counted(
+    tell: Callable[[str, int, int], None], what: str, total: int
+) -> Callable[[int], None]:
+    return lambda done: tell(what, done, total)

@@ -112,14 +112,17 @@ class TorchOps:
 
     def _instance_batch_norm(self, x: Tensor, norm: InstanceBatchNorm) -> Tensor:
         half = x.shape[1] // 2
-        instance = functional.instance_norm(
-            x[:, :half],
+        instance = self._instance_norm(x[:, :half], norm)
+        batch = self.batch_norm(x[:, half:], BatchNorm(f"{norm.name}.BN", norm.eps))
+        return torch.cat((instance, batch), dim=1)
+
+    def _instance_norm(self, x: Tensor, norm: InstanceBatchNorm) -> Tensor:
+        return functional.instance_norm(
+            x,
             weight=self._weights[f"{norm.name}.IN.weight"],
             bias=self._weights[f"{norm.name}.IN.bias"],
             eps=norm.eps,
         )
-        batch = self.batch_norm(x[:, half:], BatchNorm(f"{norm.name}.BN", norm.eps))
-        return torch.cat((instance, batch), dim=1)
 
     def batch_norm(self, x: Tensor, norm: BatchNorm) -> Tensor:
         return functional.batch_norm(

@@ -27,6 +27,7 @@ from builders.catalogue import models
 from builders.check import Check, measures
 from builders.evaluation.report import machine
 from builders.quantisation.calibration import calibrate, held_out_check, images_in
+from builders.quantisation.table import CHECK_FILE
 from builders.repository import Repository
 from builders.server import Ports, TritonServer
 from builders.spec import Model
@@ -63,7 +64,7 @@ def _build(model: Model, images: Path, folder: Path) -> Check:
         repository = Repository(folder / precision)
         render(repository)
         table.save(repository)
-        check.save(repository.built(model.name, "int8_check.npz"))
+        check.save(repository.built(model.name, CHECK_FILE))
         options = BuildOptions("int8" if precision == "int8" else "fp32")
         build("cpu", model, StandIn(), repository, options, lambda _: None)
     return check

@@ -178,20 +178,6 @@ class _Student:
 class _TappedOps(TorchOps):
     """TorchOps that keeps its activations."""
 
-    def __init__(
-        self, weights: Mapping[str, Tensor], inputs: Mapping[str, Tensor]
-    ) -> None:
-        super().__init__(weights, inputs)
-        self.taps: list[Tensor] = []
-
-    def relu(self, x: Tensor) -> Tensor:
-        self.taps.append(super().relu(x))
-        return self.taps[-1]
-
-
-class _TappedInt8Ops(Int8TorchOps):
-    """Int8TorchOps that keeps its activations."""
-
     def __init__(self, *args: Any, **how: Any) -> None:
         super().__init__(*args, **how)
         self.taps: list[Tensor] = []
@@ -199,6 +185,10 @@ class _TappedInt8Ops(Int8TorchOps):
     def relu(self, x: Tensor) -> Tensor:
         self.taps.append(super().relu(x))
         return self.taps[-1]
+
+
+class _TappedInt8Ops(_TappedOps, Int8TorchOps):
+    """Int8TorchOps that keeps them."""
 
 
 def _gap(found: Tensor, taught: Tensor) -> Tensor:

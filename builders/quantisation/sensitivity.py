@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from builders.check import Check, Measure, measures
+from builders.check import Check, measures
 from builders.ops.onnx import onnx_from_model
 from builders.ops.placement import Int8, placement_of
 from builders.parity import onnx_runner
@@ -53,7 +53,9 @@ def sensitivity(
         int8 = Int8(placement_of(model, names), table.steps)
         data = onnx_from_model(model, arrays, int8).SerializeToString()
         found = measures(model, check, onnx_runner(data), "cpu", "int8")
-        return max(map(_error, found)), all(measure.passed for measure in found)
+        return max(measure.error for measure in found), all(
+            measure.passed for measure in found
+        )
 
     everything, passed = error()
     layers = placement_of(model, model.int8_exclude).layers
@@ -86,7 +88,3 @@ def plot(found: Sensitivity) -> Figure:
     axes.set_xlabel(f"error saved by keeping it float (of {found.everything:.3g})")
     axes.tick_params(axis="y", labelsize=7)
     return drawn
-
-
-def _error(measure: Measure) -> float:
-    return measure.max_abs if measure.is_probability else 1 - measure.cosine

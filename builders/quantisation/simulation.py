@@ -96,13 +96,8 @@ class Int8TorchOps(TorchOps):
         if not isinstance(norm, InstanceBatchNorm):
             return x
         half = channels // 2
-        first = functional.instance_norm(
-            x[:, :half],
-            weight=self._weights[f"{norm.name}.IN.weight"],
-            bias=self._weights[f"{norm.name}.IN.bias"],
-            eps=norm.eps,
-        )
-        return torch.cat((first, x[:, half:]), dim=1)
+        # the other half's batch norm is in the kernel
+        return torch.cat((self._instance_norm(x[:, :half], norm), x[:, half:]), dim=1)
 
     def _folded(
         self, name: str, *, bias: bool, norm: Norm | None
