@@ -101,7 +101,7 @@ def finetune(
             found = student.judged(held)
             if found < best:
                 best, kept = found, student.state()
-        progress(f"held-out loss {best:.2e}", number + 1, training.steps)
+        progress("fine-tuning", number + 1, training.steps)
     weights, steps = kept
     finetuned = replace(
         table,
