@@ -14,6 +14,7 @@ import typer
 from builders import build as building
 from builders import markdown
 from builders.catalogue import models
+from builders.check import Check
 from builders.commands.app import (
     app,
     console,
@@ -41,6 +42,12 @@ Images = Annotated[
     Path | None,
     typer.Option(help="Folder of crops as the model will see them, at any depth."),
 ]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights", help="Of this checkpoint, not the one that is served now."
+    ),
+]
 Count = Annotated[
     int | None,
     typer.Option(min=1, help="Use so many, evenly spread."),
@@ -59,10 +66,7 @@ def calibrate_model(
             "divergence)."
         ),
     ] = "max",
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="For this checkpoint, not the one that is served now."),
-    ] = None,
+    weights: Checkpoint = None,
     cache: Annotated[
         Path | None,
         typer.Option(help="Take the steps from a TensorRT calibration cache instead."),
@@ -112,6 +116,7 @@ def calibrate_model(
 @app.command("sensitivity", rich_help_panel=PANEL)
 def report_sensitivity(
     name: Annotated[str, typer.Argument(metavar="MODEL")],
+    weights: Checkpoint = None,
     output: Annotated[Path, typer.Option(help="Where the report goes.")] = Path(
         "reports"
     ),
@@ -125,7 +130,7 @@ def report_sensitivity(
 
     (model,) = models([name])
     repository = Repository()
-    origin = repository.origin(name)
+    origin = building.choose_weights(model, repository, weights, stand_in=False)
     table = load_table(repository, model, str(origin))
     with stopping_on_sigterm(), progress_bar() as tell:
         check = building.int8_check(model, origin, repository, lambda _doing: None)
@@ -160,6 +165,7 @@ def finetune_model(
         Path, typer.Option(help="Folder of crops; labels are not needed.")
     ],
     count: Count = None,
+    weights: Checkpoint = None,
     steps: Annotated[int, typer.Option(min=1, help="Training steps.")] = 300,
     batch: Annotated[int, typer.Option(min=1, help="Crops a step.")] = 16,
     learning_rate: Annotated[
@@ -176,7 +182,7 @@ def finetune_model(
 
     (model,) = models([name])
     repository = Repository()
-    origin = repository.origin(name)
+    origin = building.choose_weights(model, repository, weights, stand_in=False)
     table = load_table(repository, model, str(origin))
     chosen = images_in(images, count)
     with stopping_on_sigterm(), progress_bar() as tell:
@@ -202,7 +208,20 @@ def finetune_model(
 @app.command("report", rich_help_panel=PANEL)
 def precision_report(
     name: Annotated[str, typer.Argument(metavar="MODEL")],
-    target: Annotated[str, typer.Option(help="cpu, or tensorrt on a GPU.")] = "cpu",
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="torch, cpu or tensorrt; may be repeated. Default: torch and cpu."
+        ),
+    ] = None,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this one; may be repeated. Default: all."),
+    ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="What to judge by where torch is not, see reference."),
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="A data set, for accuracy (see evaluate).")
     ] = None,
@@ -210,30 +229,40 @@ def precision_report(
         Path | None,
         typer.Option(help="Crops, for INT8's error by number of calibration images."),
     ] = None,
+    weights: Checkpoint = None,
     output: Annotated[Path, typer.Option(help="Where the report goes.")] = Path(
         "reports"
     ),
 ) -> None:
     """Every precision side by side: time by batch, memory, size, parity, accuracy.
 
-    INT8 takes part once it is calibrated. A second target adds to the same report.
+    INT8 takes part once it is calibrated. A later run, of other targets or by another
+    Python, adds to the same report. What keeps its tolerance is noted as verified.
     """
-    from builders.precision import measure_precisions, sweep, write_report
-    from builders.quantisation.calibration import images_in
+    from builders.precision.measure import TARGETS, measure_precisions, sweep
+    from builders.precision.report import write_report
 
     (model,) = models([name])
-    one_of("--target", target, ("cpu", "tensorrt"))
+    targets = [one_of("--target", each, TARGETS) for each in target or ("torch", "cpu")]
     repository = Repository()
-    origin = repository.origin(name)
+    origin = building.choose_weights(model, repository, weights, stand_in=False)
     folder = output / name
+    check = None if reference is None else Check.load(reference)
+    written = None
     with stopping_on_sigterm(), doing() as say:
         accuracy = None if data is None else accuracy_on(model, data, folder)
-        rows = measure_precisions(model, origin, repository, target, say, accuracy)
-        points = []
+        for each in targets:
+            for row in measure_precisions(
+                model, origin, repository, each, say, precision, check, accuracy
+            ):
+                written = write_report(folder, model, [row])
         if images is not None:
+            from builders.quantisation.calibration import images_in
+
             arrays = building.load(model, origin).arrays
             points = sweep(model, arrays, origin, images_in(images), say)
-    path, table = write_report(folder, model, rows, points)
+            written = write_report(folder, model, [], points)
+    path, table = written or (folder, "")
     console.print(table, markup=False, highlight=False, soft_wrap=True)
     console.print(f"wrote {relative(path)}", soft_wrap=True)
 

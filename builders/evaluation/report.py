@@ -6,9 +6,10 @@ import json
 import os
 import platform
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,14 @@ from builders.repository import atomic_write, write_text
 from builders.spec import Model
 
 REPORT_FILE = "report.json"
-PACKAGES = ("numpy", "onnxruntime", "opencv-python-headless", "scikit-learn", "torch")
+PACKAGES = (
+    "numpy",
+    "onnxruntime",
+    "opencv-python-headless",
+    "scikit-learn",
+    "tensorrt",
+    "torch",
+)
 SHOWN_UNREADABLE = 10
 DOTS_PER_INCH = 130
 
@@ -80,12 +88,19 @@ def machine() -> dict[str, str]:
         lines = cpuinfo.read_text(encoding="utf-8").splitlines()
         names = [x.partition(":")[2].strip() for x in lines if "model name" in x]
         cpu = names[0] if names else cpu
-    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     return {
         "cpu": f"{cpu}, {os.cpu_count()} cores",
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": ", ".join(_versions()),
     }
+
+
+def _versions() -> list[str]:
+    found = []
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found.append(f"{name} {version(name)}")
+    return found
 
 
 def _markdown(record: Mapping[str, Any], assessment: Assessment) -> str:

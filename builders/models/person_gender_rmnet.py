@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from builders.models.person_gender import FEMALE_PROBABILITY
 from builders.ops import BatchNorm, Ops, V
-from builders.spec import Image, Model
+from builders.spec import Image, Model, Tolerance
 
 STAGES = ((32, 8, 4), (64, 16, 8), (128, 32, 10), (256, 64, 11))
 """(width, bottleneck, blocks) a stage; from the second on, one more block halves the
@@ -70,4 +70,10 @@ MODEL = Model(
     network=network,
     images=(Image(256, 128, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), order="BGR"),),
     outputs=(FEMALE_PROBABILITY,),
+    # the first layer sees what data_bn stretched, and alone costs half the error; the
+    # narrow stages gain nothing from INT8, each change of type around a depthwise
+    # convolution being a pass of its own
+    int8_exclude=("conv1", "layer1.*", "layer2.*", "layer3.*"),
+    # 113 convolutions of stand-ins: 0.0203 in FP16 on an H200
+    tolerance=Tolerance(reduced_abs=0.03),
 )

@@ -104,6 +104,9 @@ MODEL = Model(
     outputs=(Output("logits", 1000),),
     # logits spread over some ten units, so that one in a thousand falls near zero
     tolerance=Tolerance(atol=1e-4),
+    # the largest maps: in float the logits' cosine is 0.991, else 0.984, and a batch
+    # takes 2 % longer on an H200
+    int8_exclude=("conv0", "group0.*"),
     # tensorpack's TensorFlow checkpoints hold these as well
     dropped=("global_step*", "learning_rate*"),
 )

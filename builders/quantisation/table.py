@@ -22,7 +22,6 @@ from builders.weights import file_sha256, load_weights
 
 Method = Literal["entropy", "percentile", "max"]
 METHODS: tuple[Method, ...] = get_args(Method)
-
 """`max` is the default: on people's crops, with stand-in weights, it came nearest to
 FP32 for both the gender and the ReID network, and entropy clipped far too much.
 """

@@ -78,6 +78,9 @@ def plan_from_model(
         raise PlanError(f"{library} refused layer by layer: {reasons}") from exc
     plan = with_builder.build(network, model.inputs, model.batching)
     del kept
+    # of what the placement says; the library merges some and splits none
+    wanted = len(int8.placement.layers) if int8 else sum(plan.types.values())
+    _require_precision(plan, options.precision, wanted)
     return plan
 
 
@@ -110,7 +113,9 @@ def plan_from_onnx(
     if not parser.parse(data):
         reasons = [str(parser.get_error(i)) for i in range(parser.num_errors)]
         raise PlanError(f"{library} cannot parse the file: {'; '.join(reasons[:3])}")
-    return with_builder.build(network, inputs, batching)
+    plan = with_builder.build(network, inputs, batching)
+    _require_precision(plan, options.precision, sum(plan.types.values()))
+    return plan
 
 
 class _Builder:
@@ -149,9 +154,7 @@ class _Builder:
             )
         self._save_timing_cache(config)
         data = bytes(serialized)
-        types, source = self._types(data, network)
-        _require_precision(types, self._options.precision, source)
-        return Plan(data, types, source)
+        return Plan(data, *self._types(data, network))
 
     def _config(self, inputs: tuple[Tensor, ...], batching: Batching) -> Any:
         config = self.builder.create_builder_config()
@@ -284,13 +287,13 @@ def _type_name(words: str) -> str:
     return "other"
 
 
-def _require_precision(types: Histogram, precision: Precision, source: str) -> None:
-    wanted = {"tf32": "FP32"}.get(precision, precision.upper())
-    total = sum(types.values())
-    if total and types.get(wanted, 0) * 2 <= total:
+def _require_precision(plan: Plan, precision: Precision, wanted: int) -> None:
+    """Raises PlanError unless most of `wanted` convolutions are in `precision`."""
+    kind = {"tf32": "FP32"}.get(precision, precision.upper())
+    if plan.types and plan.types.get(kind, 0) * 2 <= wanted:
         raise PlanError(
-            f"the plan is not {precision}: of {total} convolutions, the {source} "
-            f"counts {types}; nothing was written"
+            f"the plan is not {precision}: {wanted} convolutions should be, and the "
+            f"{plan.types_from} counts {plan.types}; nothing was written"
         )
 
 

@@ -9,12 +9,13 @@ import cv2
 import numpy as np
 import pytest
 
-from builders import precision
 from builders.catalogue import models
 from builders.check import Check
 from builders.ops.torch import Reference
 from builders.parity import parity_inputs
-from builders.precision import Row, SweepPoint, measure_precisions, write_report
+from builders.precision import timing
+from builders.precision.measure import Row, SweepPoint, measure_precisions
+from builders.precision.report import summary, write_report
 from builders.quantisation.table import CHECK_FILE
 from builders.repository import Repository
 from builders.weights import StandIn, stand_in_weights
@@ -26,14 +27,20 @@ from tests.int8_tables import steps_of, table_of
 def test_every_precision_is_measured_and_a_second_run_adds_to_the_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision, "SECONDS_A_BATCH", 0.01)
+    monkeypatch.setattr(timing, "SECONDS_A_BATCH", 0.01)
     repository = Repository(tmp_path / "repository")
     arrays, inputs = stand_in_weights(RECON).arrays, parity_inputs(RECON)
     table_of(RECON, steps_of(RECON, arrays, inputs)).save(repository)
     Check(inputs, Reference(RECON, arrays)(**inputs), str(StandIn())).save(
         repository.built(RECON.name, CHECK_FILE)
     )
-    rows = measure_precisions(RECON, StandIn(), repository, "cpu", lambda _: None)
+    rows = [
+        row
+        for target in ("torch", "cpu")
+        for row in measure_precisions(
+            RECON, StandIn(), repository, target, lambda _: None
+        )
+    ]
     assert [(row.runner, row.precision) for row in rows] == [
         ("PyTorch", "fp32"),
         ("ONNX Runtime", "fp32"),
@@ -43,8 +50,9 @@ def test_every_precision_is_measured_and_a_second_run_adds_to_the_report(
     assert all(row.passed for row in rows)
     fp32, int8 = (row.file_bytes or 0 for row in rows[1:])
     assert int8 < fp32 / 2
+    assert list(repository.verifications(RECON.name)) == ["cpu fp32", "cpu int8"]
 
-    folder = tmp_path / "reports"
+    folder = tmp_path / "reports" / RECON.name
     points = [SweepPoint(32, 0.04), SweepPoint(128, 0.02)]
     path, table = write_report(folder, RECON, rows, points)
     assert table.count("| int8 |") == 8
@@ -54,6 +62,7 @@ def test_every_precision_is_measured_and_a_second_run_adds_to_the_report(
     assert len(record["rows"]) == 4
     assert len(record["sweep"]) == 2, "kept from the run before"
     assert "TensorRT" in path.read_text()
+    assert summary(folder.parent).splitlines()[4].endswith(" | 1.500 |")
     for stem in ("throughput", "sweep"):
         assert np.std(cv2.imread(str(folder / f"{stem}.png"))) > 5
 
@@ -61,10 +70,10 @@ def test_every_precision_is_measured_and_a_second_run_adds_to_the_report(
 def test_a_precision_that_cannot_be_built_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(precision, "SECONDS_A_BATCH", 0.0)
-    monkeypatch.setattr(precision, "LARGEST_BATCH", 1)
+    monkeypatch.setattr(timing, "SECONDS_A_BATCH", 0.0)
+    monkeypatch.setattr(timing, "LARGEST_BATCH", 1)
     repository = Repository(tmp_path / "repository")
-    rows = measure_precisions(RECON, StandIn(), repository, "cpu", lambda _: None)
-    assert "no INT8 table yet" in rows[2].parity
-    assert not rows[2].passed
-    assert rows[2].ms == {}
+    _, int8 = measure_precisions(RECON, StandIn(), repository, "cpu", lambda _: None)
+    assert "no INT8 table yet" in int8.parity
+    assert not int8.passed
+    assert int8.ms == {}
