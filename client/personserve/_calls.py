@@ -1,85 +1,105 @@
 """Every call of the client as a generator that does no I/O.
 
 A call yields requests and is sent their replies; its return value is the result. The
-sync client drives it with plain calls, an async one can with `await`; neither knows
+sync client carries them out with plain calls, the async one with `await`; neither knows
 what a call does, so there is one implementation of everything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from os import PathLike
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
 
-from personserve._crops import CropShape, Pixels, resized, swap_channels
+from personserve._crops import (
+    BoxError,
+    CropShape,
+    Pixels,
+    cut,
+    pixel_boxes,
+    resized,
+    swap_channels,
+)
+from personserve._delivery import Call
 from personserve._errors import IncompatibleServerError, InvalidInputError
-from personserve._results import Gender, Kinship, People, Person
-from personserve._transport import (
+from personserve._pictures import (
+    Boxes,
+    Picture,
+    Pictures,
+    all_pixels,
+    as_boxes,
+    as_sent,
+    decoded,
+    is_encoded,
+)
+from personserve._requests import (
     Array,
     DescribeModel,
     Infer,
+    ListModels,
     ModelDescription,
-    Request,
+    ModelState,
+)
+from personserve._results import (
+    Class,
+    Classification,
+    Gender,
+    Kinship,
+    People,
+    Person,
 )
 
 T = TypeVar("T")
-Call = Generator[Request, Any, T]
-"""A call in progress: yields requests, is sent replies, returns its result."""
 
-Frame = npt.NDArray[np.uint8] | bytes | str | PathLike[str]
-Boxes = npt.ArrayLike
-
-Pictures = Sequence[Pixels] | Pixels
+Cut = Literal["server", "client", "auto"]
+"""Where people are cut out of a frame."""
 
 FRAME_MODEL = "person_attributes"
 CROPS_MODEL = "person_attributes_crops"
 FACE_MODEL = "kinship_embedding"
 PAIR_MODEL = "kinship_pair"
-
-MAX_FRAME_BYTES = 512 << 20
-"""Triton's gRPC messages end at 2 GiB; no picture worth sending comes near this."""
+CLASSIFIER = "se_resnet50"
 
 
 @dataclass
 class Calls:
-    """The calls of one client, and what it has learnt about the server's models."""
+    """The calls of one client, and what it has learnt about the server's models.
 
+    `abstain_below` is the probability under which a gender is not decided;
+    `shares_memory` says that frames do not go over a wire.
+    """
+
+    abstain_below: float = 0.0
+    shares_memory: bool = False
     _known: dict[str, ModelDescription] = field(default_factory=dict)
 
-    def attributes(self, frame: Frame, boxes: Boxes) -> Call[People]:
+    def attributes(self, frame: Picture, boxes: Boxes, crops: Cut) -> Call[People]:
         """See Client.attributes."""
-        wanted = _boxes(boxes)
-        pixels = _frame(frame)
+        if crops not in {"server", "client", "auto"}:
+            raise InvalidInputError(f"crops={crops!r}: expected server, client or auto")
+        wanted = as_boxes(boxes)
+        sent = as_sent(frame, "frame")
         if len(wanted) == 0:
             return _nobody()
-        model = yield from self._describe(FRAME_MODEL)
-        people: list[People] = []
-        for part in _parts(wanted, _max_people(model)):
-            inputs = {"frame": pixels, "boxes": part}
-            try:
-                people.append((yield from self._people(model, inputs, part)))
-            except InvalidInputError as exc:
-                first = sum(len(answered) for answered in people)
-                if first:  # the server counts boxes from the part's first
-                    raise InvalidInputError(f"after box {first - 1}: {exc}") from exc
-                raise
-        return _joined(people)
+        if crops == "auto":
+            crops = yield from self._cheaper(sent, len(wanted))
+        if crops == "client":
+            return (yield from self._cut_here(sent, wanted))
+        return (yield from self._cut_there(sent, wanted))
 
     def attributes_of_crops(self, crops: Pictures) -> Call[People]:
         """See Client.attributes_of_crops."""
-        _check_pictures(crops, "crop")
-        if len(crops) == 0:
+        pictures = all_pixels(crops, "crop")
+        if not pictures:
             return _nobody()
-        model = yield from self._describe(CROPS_MODEL)
+        model = yield from self.describe(CROPS_MODEL)
         people = []
-        for part in _parts(crops, _max_people(model)):
+        for part in _parts(pictures, _max_people(model)):
             inputs = {
                 tensor.name: _resized(part, _crop_shape(model, tensor.name))
                 for tensor in model.inputs
@@ -89,8 +109,8 @@ class Calls:
 
     def kinship_matrix(self, faces_a: Pictures, faces_b: Pictures) -> Call[Kinship]:
         """See Client.kinship_matrix."""
-        trunk = yield from self._describe(FACE_MODEL)
-        pair = yield from self._describe(PAIR_MODEL)
+        trunk = yield from self.describe(FACE_MODEL)
+        pair = yield from self.describe(PAIR_MODEL)
         a = yield from self._face_embeddings(trunk, faces_a)
         b = yield from self._face_embeddings(trunk, faces_b)
         related = np.empty(len(a) * len(b), np.float32)
@@ -106,34 +126,88 @@ class Calls:
             related.reshape(len(a), len(b)), (*_stand_ins(trunk), *_stand_ins(pair))
         )
 
-    def _face_embeddings(
-        self, model: ModelDescription, faces: Pictures
-    ) -> Call[npt.NDArray[np.float32]]:
-        _check_pictures(faces, "face")
-        if len(faces) == 0:
-            return np.empty((0, 0), np.float32)
-        parts = []
-        for part in _parts(faces, model.max_batch_size):
-            crops = _resized(part, _crop_shape(model, "face"))
-            reply = yield Infer(model.name, {"face": crops}, uuid4().hex)
-            parts.append(_required(reply, "embedding", model))
-        return np.concatenate(parts)
+    def classify(
+        self, pictures: Pictures, count: int, labels: Sequence[str] | None
+    ) -> Call[list[Classification]]:
+        """See Client.classify."""
+        pixels = all_pixels(pictures, "picture")
+        if not pixels:
+            return []
+        model = yield from self.describe(CLASSIFIER)
+        (tensor,) = model.inputs
+        shape = _crop_shape(model, tensor.name)
+        found = []
+        for part in _parts(pixels, model.max_batch_size):
+            reply = yield Infer(
+                model.name, {tensor.name: _resized(part, shape)}, uuid4().hex
+            )
+            logits = _required(reply, "logits", model)
+            found += [_classified(row, count, labels, model) for row in logits]
+        return found
 
     def infer(self, model: str, arrays: Mapping[str, Array]) -> Call[dict[str, Array]]:
         """See Client.infer."""
-        known = yield from self._describe(model)
+        known = yield from self.describe(model)
         _check_inputs(known, arrays)
-        reply: dict[str, Array] = yield Infer(model, arrays, uuid4().hex)
+        reply: dict[str, Array] = yield Infer(
+            model, arrays, uuid4().hex, repeatable=not known.stateful
+        )
         return reply
 
     def describe(self, model: str) -> Call[ModelDescription]:
         """See Client.describe."""
-        return (yield from self._describe(model))
-
-    def _describe(self, model: str) -> Call[ModelDescription]:
         if model not in self._known:
             self._known[model] = yield DescribeModel(model)
         return self._known[model]
+
+    def models(self) -> Call[tuple[ModelState, ...]]:
+        """See Client.models."""
+        found: tuple[ModelState, ...] = yield ListModels()
+        return tuple(sorted(found, key=lambda model: model.name))
+
+    def _cheaper(self, sent: Pixels, people: int) -> Call[Cut]:
+        """Where cutting costs less: over a wire, whichever way sends fewer bytes; in
+        shared memory the server, because it cuts several at a time (client/README.md
+        has the measurement).
+        """
+        if self.shares_memory:
+            return "server"
+        model = yield from self.describe(CROPS_MODEL)
+        crop_bytes = sum(int(np.prod(tensor.shape)) for tensor in model.inputs)
+        return "client" if people * crop_bytes < sent.nbytes else "server"
+
+    def _cut_there(self, sent: Pixels, wanted: npt.NDArray[np.float32]) -> Call[People]:
+        model = yield from self.describe(FRAME_MODEL)
+        people: list[People] = []
+        for part in _parts(wanted, _max_people(model)):
+            inputs = {"frame": sent, "boxes": part}
+            try:
+                people.append((yield from self._people(model, inputs, part)))
+            except InvalidInputError as exc:
+                first = sum(len(answered) for answered in people)
+                if first:  # the server counts boxes from the part's first
+                    raise InvalidInputError(f"after box {first - 1}: {exc}") from exc
+                raise
+        return _joined(people)
+
+    def _cut_here(self, sent: Pixels, wanted: npt.NDArray[np.float32]) -> Call[People]:
+        model = yield from self.describe(CROPS_MODEL)
+        pixels = decoded(sent, "frame") if is_encoded(sent) else sent
+        try:
+            whole = pixel_boxes(wanted, *pixels.shape[:2])
+        except BoxError as exc:
+            raise InvalidInputError(str(exc), model=CROPS_MODEL) from exc
+        names = [tensor.name for tensor in model.inputs]
+        shapes = [_crop_shape(model, name) for name in names]
+        people = []
+        maximum = _max_people(model)
+        for part, boxes in zip(
+            _parts(whole, maximum), _parts(wanted, maximum), strict=True
+        ):
+            crops = cut(pixels, part, shapes, order="BGR")
+            inputs = dict(zip(names, crops, strict=True))
+            people.append((yield from self._people(model, inputs, boxes)))
+        return _joined(people)
 
     def _people(
         self,
@@ -152,7 +226,7 @@ class Calls:
         )
         persons = tuple(
             Person(
-                Gender(float(probability), labels[int(probability >= threshold)]),
+                self._gender(float(probability), labels, threshold),
                 embedding,
                 None if boxes is None else _box(boxes[index]),
             )
@@ -162,63 +236,46 @@ class Calls:
         )
         return People(persons, probabilities, embeddings, _stand_ins(model))
 
-
-def _frame(frame: Frame) -> Pixels:
-    """`frame` as the server takes it: raw [H, W, 3], or encoded [1, 1, bytes]."""
-    if isinstance(frame, str | PathLike):
-        path = Path(frame)
-        try:
-            frame = path.read_bytes()
-        except OSError as exc:
-            raise InvalidInputError(f"frame: cannot read {path}: {exc}") from exc
-    if isinstance(frame, bytes | bytearray | memoryview):
-        if not 0 < len(frame) <= MAX_FRAME_BYTES:
-            raise InvalidInputError(
-                f"frame: {len(frame)} bytes; expected a JPEG, PNG or WebP of up to "
-                f"{MAX_FRAME_BYTES:,} bytes"
-            )
-        return np.frombuffer(frame, np.uint8).reshape(1, 1, -1)
-    _check_picture(frame, "frame")
-    return frame
-
-
-def _check_picture(picture: Any, what: str) -> None:
-    if not isinstance(picture, np.ndarray):
-        raise InvalidInputError(
-            f"{what}: expected a UINT8 array [H, W, 3] in BGR order, got "
-            f"{type(picture).__name__}"
-        )
-    if (
-        picture.dtype != np.uint8
-        or picture.ndim != 3
-        or picture.shape[2] != 3
-        or picture.size == 0
-    ):
-        raise InvalidInputError(
-            f"{what}: expected a UINT8 array [H, W, 3] in BGR order, got "
-            f"{picture.dtype} {list(picture.shape)}"
+    def _gender(
+        self, probability: float, labels: Sequence[str], threshold: float
+    ) -> Gender:
+        decided = max(probability, 1.0 - probability) >= self.abstain_below
+        return Gender(
+            probability, labels[int(probability >= threshold)], abstained=not decided
         )
 
+    def _face_embeddings(
+        self, model: ModelDescription, faces: Pictures
+    ) -> Call[npt.NDArray[np.float32]]:
+        pixels = all_pixels(faces, "face")
+        if not pixels:
+            return np.empty((0, 0), np.float32)
+        parts = []
+        for part in _parts(pixels, model.max_batch_size):
+            crops = _resized(part, _crop_shape(model, "face"))
+            reply = yield Infer(model.name, {"face": crops}, uuid4().hex)
+            parts.append(_required(reply, "embedding", model))
+        return np.concatenate(parts)
 
-def _check_pictures(pictures: Pictures, what: str) -> None:
-    for index, picture in enumerate(pictures):
-        _check_picture(picture, f"{what} {index}")
 
-
-def _boxes(boxes: Boxes) -> npt.NDArray[np.float32]:
-    try:
-        array = np.asarray(boxes, np.float32)
-    except (TypeError, ValueError) as exc:
+def _classified(
+    logits: npt.NDArray[np.float32],
+    count: int,
+    labels: Sequence[str] | None,
+    model: ModelDescription,
+) -> Classification:
+    if labels is not None and len(labels) != len(logits):
         raise InvalidInputError(
-            f"boxes: expected numbers [N, 4] (x0, y0, x1, y1): {exc}"
-        ) from exc
-    if array.size == 0:
-        return np.empty((0, 4), np.float32)
-    if array.ndim != 2 or array.shape[1] != 4:
-        raise InvalidInputError(
-            f"boxes: expected [N, 4] (x0, y0, x1, y1), got {list(array.shape)}"
+            f"{len(labels)} labels; {model.name} has {len(logits)} classes"
         )
-    return array
+    shares = np.exp(logits - logits.max())
+    shares /= shares.sum()
+    order = np.argsort(-shares, kind="stable")[:count]
+    classes = (
+        Class(int(i), float(shares[i]), None if labels is None else labels[i])
+        for i in order
+    )
+    return Classification(tuple(classes), _stand_ins(model))
 
 
 def _box(box: npt.NDArray[np.float32]) -> tuple[float, float, float, float]:
@@ -263,7 +320,7 @@ def _stand_ins(model: ModelDescription) -> tuple[str, ...]:
     return tuple(names.split(",")) if names else ()
 
 
-def _resized(crops: Pictures, shape: CropShape) -> Pixels:
+def _resized(crops: Sequence[Pixels], shape: CropShape) -> Pixels:
     """BGR crops of any size as RGB [N, height, width, 3]."""
     out = np.stack([resized(crop, shape) for crop in crops])
     swap_channels(out)
