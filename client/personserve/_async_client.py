@@ -24,7 +24,7 @@ from personserve._client import (
     _ready,
 )
 from personserve._connection import Headers, Tls
-from personserve._delivery import Call, Pause, Retry, Send
+from personserve._delivery import Call, Delivery, Pause, Retry, Send
 from personserve._errors import PersonServeError
 from personserve._pictures import Boxes, Picture, Pictures
 from personserve._requests import Array, ModelDescription, ModelState
@@ -101,10 +101,13 @@ class AsyncClient:
     ) -> AsyncIterator[People]:
         """See Client.attributes_stream; `frames` may be asynchronous."""
         pending: deque[asyncio.Task[People]] = deque()
+        delivery, streams = self._parts.delivery.streaming()
         try:
             async for frame, boxes in _each(frames):
                 call = self._calls.attributes(frame, boxes, crops)
-                pending.append(asyncio.ensure_future(self._run(call, timeout_s)))
+                pending.append(
+                    asyncio.ensure_future(self._run(call, timeout_s, delivery))
+                )
                 if len(pending) >= in_flight:
                     yield await pending.popleft()
             while pending:
@@ -113,6 +116,8 @@ class AsyncClient:
             for task in pending:
                 task.cancel()
             await asyncio.gather(*pending, return_exceptions=True)
+            for stream in streams:
+                await stream.close()
 
     async def kinship(
         self, face_a: Picture, face_b: Picture, *, timeout_s: float | None = None
@@ -180,9 +185,15 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def _run(self, call: Call[T], timeout_s: float | None) -> T:
+    async def _run(
+        self,
+        call: Call[T],
+        timeout_s: float | None,
+        delivery: Delivery[AsyncTransport] | None = None,
+    ) -> T:
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
-        return await _carried_out(self._parts.delivery.run(call, timeout_s))
+        actions = (delivery or self._parts.delivery).run(call, timeout_s)
+        return await _carried_out(actions)
 
 
 async def _carried_out(

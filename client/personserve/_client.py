@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from personserve._assembly import Assembled, assembled
 from personserve._calls import Cut
 from personserve._connection import Headers, Tls
-from personserve._delivery import Call, Pause, Retry, Send
+from personserve._delivery import Call, Delivery, Pause, Retry, Send
 from personserve._errors import PersonServeError
 from personserve._pictures import Boxes, Picture, Pictures
 from personserve._requests import Array, ModelDescription, ModelState, Ready
@@ -116,24 +116,31 @@ class Client:
         timeout_s: float | None = None,
     ) -> Iterator[People]:
         """`attributes` of each (frame, boxes) of a video, in order, with up to
-        `in_flight` of them on their way; a frame is only taken when there is room.
+        `in_flight` of them on their way (over gRPC on one stream, which costs less than
+        half of single calls' CPU time for raw frames); a frame is taken when there is
+        room for it.
 
         What a frame raises is raised in its turn, and ends the stream.
         """
         pending: deque[Future[People]] = deque()
         each = iter(frames)
+        delivery, streams = self._parts.delivery.streaming()
         with ThreadPoolExecutor(in_flight) as pool:
             try:
                 while True:
                     for frame, boxes in islice(each, in_flight - len(pending)):
                         call = self._calls.attributes(frame, boxes, crops)
-                        pending.append(pool.submit(self._run, call, timeout_s))
+                        pending.append(
+                            pool.submit(self._run, call, timeout_s, delivery)
+                        )
                     if not pending:
                         return
                     yield pending.popleft().result()
             finally:
                 for future in pending:
                     future.cancel()
+                for stream in streams:
+                    stream.close()
 
     def kinship(
         self, face_a: Picture, face_b: Picture, *, timeout_s: float | None = None
@@ -204,9 +211,14 @@ class Client:
     ) -> None:
         self.close()
 
-    def _run(self, call: Call[T], timeout_s: float | None) -> T:
+    def _run(
+        self,
+        call: Call[T],
+        timeout_s: float | None,
+        delivery: Delivery[Transport] | None = None,
+    ) -> T:
         timeout_s = self._timeout_s if timeout_s is None else timeout_s
-        return _carried_out(self._parts.delivery.run(call, timeout_s))
+        return _carried_out((delivery or self._parts.delivery).run(call, timeout_s))
 
 
 def _carried_out(actions: Generator[Send[Transport] | Pause, Any, T]) -> T:

@@ -22,6 +22,7 @@ from personserve._errors import (
 )
 from personserve._requests import Infer, Ready, Request
 from personserve._telemetry import Telemetry
+from personserve._transport import Streams
 
 T = TypeVar("T")
 W = TypeVar("W")
@@ -98,6 +99,20 @@ class Delivery(Generic[W]):
     retry: Retry
     telemetry: Telemetry
     _turns: Any = field(default_factory=itertools.count)
+
+    def streaming(self) -> tuple[Delivery[W], list[W]]:
+        """The same for many requests in a row, over streams where there are any, which
+        are the caller's to close.
+        """
+        endpoints, streams = [], []
+        for endpoint in self.endpoints:
+            wire = endpoint.transport
+            if isinstance(wire, Streams):
+                streams.append(wire.stream())
+                endpoints.append(replace(endpoint, transport=streams[-1]))
+            else:
+                endpoints.append(endpoint)
+        return replace(self, endpoints=endpoints), streams
 
     def run(
         self, call: Call[T], timeout_s: float

@@ -1,32 +1,18 @@
-"""The gRPC wire: Triton's own messages, and a transport for each kind of client."""
+"""Transports over Triton's gRPC endpoint, one for each kind of client."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import grpc
 import grpc.aio
-from tritonclient.grpc import model_config_pb2, service_pb2, service_pb2_grpc
+from tritonclient.grpc import service_pb2_grpc
 
 from personserve._connection import Connection
-from personserve._errors import PersonServeError, error_of_status
-from personserve._requests import (
-    Array,
-    DescribeModel,
-    Infer,
-    ListMemory,
-    ListModels,
-    ModelDescription,
-    ModelState,
-    Ready,
-    Region,
-    RegisterMemory,
-    Request,
-    TensorDescription,
-    UnregisterMemory,
-)
-from personserve._tensors import array_of, data_of, data_type_of
+from personserve._grpc_messages import asked, error_of, metadata_of, reply_of
+from personserve._grpc_stream import AsyncGrpcStream, GrpcStream
+from personserve._requests import Request
 
 CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", -1),
@@ -50,16 +36,25 @@ class GrpcTransport:
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def send(self, request: Request, timeout_s: float | None) -> Any:
-        method, message = _asked(request)
+        method, message = asked(request)
         try:
             reply = getattr(self._stub, method)(
                 message,
                 timeout=timeout_s,
-                metadata=_metadata(self._connection, request),
+                metadata=metadata_of(self._connection, request),
             )
         except grpc.RpcError as exc:
-            raise _error(exc, request, self._connection) from exc
+            raise error_of(exc, request, self._connection) from exc
         return reply_of(request, reply)
+
+    def stream(self) -> GrpcStream:
+        """A transport over one stream, for many requests in a row."""
+        return GrpcStream(self, self._connection)
+
+    def open_stream(self, messages: Iterator[Any]) -> Any:
+        """A call that takes `messages` and gives their responses."""
+        metadata = metadata_of(self._connection)
+        return self._stub.ModelStreamInfer(messages, metadata=metadata)
 
     def close(self) -> None:
         self._channel.close()
@@ -76,85 +71,35 @@ class AsyncGrpcTransport:
         self._stub: Any = None
 
     async def send(self, request: Request, timeout_s: float | None) -> Any:
-        if self._channel is None:
-            self._channel = _channel(grpc.aio, self._connection)
-            self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        method, message = _asked(request)
+        method, message = asked(request)
         try:
-            reply = await getattr(self._stub, method)(
+            reply = await getattr(self._connected(), method)(
                 message,
                 timeout=timeout_s,
-                metadata=_metadata(self._connection, request),
+                metadata=metadata_of(self._connection, request),
             )
         except grpc.RpcError as exc:
-            raise _error(exc, request, self._connection) from exc
+            raise error_of(exc, request, self._connection) from exc
         return reply_of(request, reply)
+
+    def stream(self) -> AsyncGrpcStream:
+        """See GrpcTransport.stream."""
+        return AsyncGrpcStream(self, self._connection)
+
+    def open_stream(self, messages: AsyncIterator[Any]) -> Any:
+        """See GrpcTransport.open_stream."""
+        metadata = metadata_of(self._connection)
+        return self._connected().ModelStreamInfer(messages, metadata=metadata)
 
     async def close(self) -> None:
         if self._channel is not None:
             await self._channel.close()
 
-
-def reply_of(request: Request, reply: Any) -> Any:
-    """What `reply` says, as the request's docstring promises."""
-    if isinstance(request, Infer):
-        return _outputs(reply)
-    if isinstance(request, DescribeModel):
-        return _description(reply.config)
-    if isinstance(request, ListModels):
-        return tuple(
-            ModelState(each.name, each.version, each.state == "READY", each.reason)
-            for each in reply.models
-        )
-    if isinstance(request, ListMemory):
-        return tuple(reply.regions)
-    return reply.ready if isinstance(request, Ready) else None
-
-
-def _infer_message(request: Infer) -> Any:
-    message = service_pb2.ModelInferRequest(
-        model_name=request.model, id=request.request_id
-    )
-    for name, value in request.inputs.items():
-        dtype = value.data_type if isinstance(value, Region) else value.dtype
-        tensor = message.inputs.add(
-            name=name, datatype=data_type_of(name, dtype), shape=value.shape
-        )
-        if isinstance(value, Region):
-            tensor.parameters["shared_memory_region"].string_param = value.region
-            tensor.parameters["shared_memory_offset"].int64_param = value.offset
-            tensor.parameters["shared_memory_byte_size"].int64_param = value.byte_size
-        else:
-            message.raw_input_contents.append(bytes(data_of(value)))
-    return message
-
-
-def _outputs(reply: Any) -> dict[str, Array]:
-    return {
-        output.name: array_of(output.name, output.datatype, output.shape, data)
-        for output, data in zip(reply.outputs, reply.raw_output_contents, strict=True)
-    }
-
-
-def _description(config: Any) -> ModelDescription:
-    def tensors(values: Any) -> tuple[TensorDescription, ...]:
-        return tuple(
-            TensorDescription(
-                value.name,
-                model_config_pb2.DataType.Name(value.data_type).removeprefix("TYPE_"),
-                tuple(value.dims),
-            )
-            for value in values
-        )
-
-    return ModelDescription(
-        name=config.name,
-        max_batch_size=config.max_batch_size,
-        inputs=tensors(config.input),
-        outputs=tensors(config.output),
-        parameters={k: v.string_value for k, v in config.parameters.items()},
-        stateful=config.HasField("sequence_batching"),
-    )
+    def _connected(self) -> Any:
+        if self._channel is None:
+            self._channel = _channel(grpc.aio, self._connection)
+            self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        return self._stub
 
 
 def _channel(library: Any, connection: Connection) -> Any:
@@ -170,49 +115,3 @@ def _channel(library: Any, connection: Connection) -> Any:
         tls.read("authorities"), tls.read("key"), tls.read("certificate")
     )
     return library.secure_channel(target, credentials, **how)
-
-
-MESSAGES: Mapping[type, tuple[str, Callable[[Any], Any]]] = {
-    Infer: ("ModelInfer", _infer_message),
-    DescribeModel: (
-        "ModelConfig",
-        lambda request: service_pb2.ModelConfigRequest(name=request.model),
-    ),
-    ListModels: ("RepositoryIndex", lambda _: service_pb2.RepositoryIndexRequest()),
-    RegisterMemory: (
-        "SystemSharedMemoryRegister",
-        lambda request: service_pb2.SystemSharedMemoryRegisterRequest(
-            name=request.region, key=request.key, byte_size=request.byte_size
-        ),
-    ),
-    UnregisterMemory: (
-        "SystemSharedMemoryUnregister",
-        lambda request: service_pb2.SystemSharedMemoryUnregisterRequest(
-            name=request.region
-        ),
-    ),
-    ListMemory: (
-        "SystemSharedMemoryStatus",
-        lambda _: service_pb2.SystemSharedMemoryStatusRequest(),
-    ),
-}
-"""Triton's method, and what makes its message."""
-
-
-def _asked(request: Request) -> tuple[str, Any]:
-    """The method's name and the message for `request`."""
-    if isinstance(request, Ready) and request.model is not None:
-        return "ModelReady", service_pb2.ModelReadyRequest(name=request.model)
-    if isinstance(request, Ready):
-        return "ServerReady", service_pb2.ServerReadyRequest()
-    method, message = MESSAGES[type(request)]
-    return method, message(request)
-
-
-def _metadata(connection: Connection, request: Request) -> tuple[tuple[str, str], ...]:
-    return tuple(connection.headers_for(request).items())
-
-
-def _error(exc: Any, request: Request, connection: Connection) -> PersonServeError:
-    status = exc.code().name
-    return error_of_status(status, str(exc.details()), request, connection.address)

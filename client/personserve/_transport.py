@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from personserve._connection import Connection
 from personserve._errors import InvalidInputError
@@ -34,6 +34,15 @@ class AsyncTransport(Protocol):
 
     async def close(self) -> None:
         """Let go of connections; further calls do nothing."""
+        ...
+
+
+@runtime_checkable
+class Streams(Protocol):
+    """A transport, of either kind, that has a way for many requests in a row."""
+
+    def stream(self) -> Any:
+        """A transport of the same kind, to be closed after use."""
         ...
 
 

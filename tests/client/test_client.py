@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from http import HTTPStatus
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+from PIL import Image
 
 import personserve
 from personserve import (
@@ -16,12 +20,14 @@ from personserve import (
     IncompatibleServerError,
     InvalidInputError,
     ModelDescription,
+    People,
     PersonServeError,
     ServerUnavailableError,
     TensorDescription,
 )
-from personserve._errors import STATUS_ERRORS
-from personserve._transport import DescribeModel, Infer, Ready, Request
+from personserve._connection import Address
+from personserve._errors import HTTP_STATUSES, STATUS_ERRORS, error_of_status
+from personserve._requests import DescribeModel, Infer, Ready, Request
 
 PARAMETERS = {
     "max_people": "4",
@@ -144,6 +150,89 @@ def test_wrong_arguments_fail_before_any_call(
     assert echo.sent == []
 
 
+def test_boxes_come_from_detectors_as_they_are() -> None:
+    class Tensor:
+        """A torch tensor on a GPU: NumPy takes it only from the CPU."""
+
+        def cpu(self) -> np.ndarray:
+            return _boxes(3)
+
+    supervision = SimpleNamespace(xyxy=_boxes(3))
+    ultralytics = SimpleNamespace(boxes=SimpleNamespace(xyxy=Tensor()))
+    for boxes in (supervision, ultralytics, _boxes(3).tolist(), tuple(_boxes(3))):
+        people = Client(transport=Echo()).attributes(FRAME, boxes)
+        np.testing.assert_allclose(people.female_probabilities, [0, 0.01, 0.02])
+
+
+def test_frames_of_pil_are_the_same_pixels() -> None:
+    echo = Echo()
+    rgb = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+    Client(transport=echo).attributes(Image.fromarray(rgb), _boxes(1))
+    np.testing.assert_array_equal(echo.sent[0].inputs["frame"], rgb[..., ::-1])
+
+
+def test_the_client_cuts_only_what_is_cheaper_to_send() -> None:
+    crops = 224 * 224 * 3 + 384 * 128 * 3
+    frame = np.zeros((3 * crops // (3 * 500), 500, 3), np.uint8)  # three people's worth
+    for count, inputs in ((2, {"gender_crops", "reid_crops"}), (4, {"frame", "boxes"})):
+        echo = Echo()
+        boxes = np.tile(np.float32([1, 2, 50, 80]), (count, 1))
+        Client(transport=echo).attributes(frame, boxes, crops="auto")
+        assert set(echo.sent[0].inputs) == inputs
+
+
+def test_genders_below_the_band_abstain() -> None:
+    boxes = [[0.59, 0, 5, 5], [0.95, 0, 5, 5], [0.05, 0, 5, 5]]
+    client = Client(transport=Echo(), abstain_below=0.9)
+    genders = [person.gender for person in client.attributes(FRAME, boxes)]
+    assert [gender.abstained for gender in genders] == [True, False, False]
+
+
+def test_what_people_are_asked_next() -> None:
+    people = Client(transport=Echo()).attributes(FRAME, _boxes(4))
+    np.testing.assert_array_equal(people.similarities(), np.eye(4))
+    assert people.similarities(People((), *[np.empty(0)] * 2)).shape == (4, 0)
+    assert people.nearest(people[2]) == ((2, 1.0),)
+    ranked = people.nearest(people[2].embedding, 9)
+    assert [index for index, _ in ranked] == [2, 0, 1, 3]
+    with pytest.raises(InvalidInputError, match=r"expected an embedding \[8\]"):
+        people.nearest(np.zeros(3, np.float32))
+    assert people[0].similarity(people[1]) == 0
+    told = json.loads(people.to_json(embeddings=False))
+    assert told["people"][1] == {
+        "box": [pytest.approx(0.01), 0, 5, 5],
+        "gender": {
+            "label": "male",
+            "female_probability": pytest.approx(0.01),
+            "probability": pytest.approx(0.99),
+            "abstained": False,
+        },
+    }
+    assert len(people.to_dict()["people"][0]["embedding"]) == 8
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ({"address": "ftp://x"}, "expected grpc://"),
+        ({"address": "grpc://x:nine"}, "grpc://x:nine"),
+        ({"address": []}, "at least one"),
+        ({"compression": "zip"}, "expected gzip"),
+        ({"shared_memory": "cuda"}, "expected system"),
+    ],
+)
+def test_wrong_settings_are_said_at_once(how: Any, message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        Client(**how)
+
+
+def test_addresses() -> None:
+    assert str(Address.parse("host:1")) == "grpc://host:1"
+    assert str(Address.parse("host")) == "grpc://host:8001"
+    assert str(Address.parse("https://host")) == "https://host:8000"
+    assert str(Address.parse("grpcs://[::1]:9/")) == "grpcs://[::1]:9"
+
+
 def test_a_wrong_crop_is_named_by_its_index() -> None:
     with pytest.raises(InvalidInputError, match=r"crop 1: .*float64"):
         Client(transport=Echo()).attributes_of_crops([FRAME, np.zeros((2, 2, 3))])
@@ -153,9 +242,9 @@ def test_timeouts_are_per_call() -> None:
     echo = Echo()
     client = Client(transport=echo, timeout_s=7)
     client.attributes(FRAME, _boxes(1))
-    assert echo.timeout_s == 7
+    assert echo.timeout_s == pytest.approx(7, abs=0.1)
     client.attributes(FRAME, _boxes(1), timeout_s=0.5)
-    assert echo.timeout_s == 0.5
+    assert echo.timeout_s == pytest.approx(0.5, abs=0.1)
 
 
 def test_a_server_of_another_kind_is_recognised() -> None:
@@ -185,6 +274,12 @@ def test_every_status_has_an_error() -> None:
     statuses = {code.name for code in grpc.StatusCode} - {"OK"}
     assert set(STATUS_ERRORS) == statuses
     assert all(issubclass(kind, PersonServeError) for kind in STATUS_ERRORS.values())
+    assert set(HTTP_STATUSES.values()) <= statuses
+    for code in HTTPStatus:
+        status = HTTP_STATUSES.get(code, "UNKNOWN")
+        error = error_of_status(status, "why", DescribeModel("m"), "there")
+        assert type(error) is STATUS_ERRORS[status]
+        assert error.model == "m"
 
 
 def test_errors_say_model_and_request() -> None:
@@ -207,7 +302,10 @@ def _loaded_after(statement: str) -> set[str]:
     return {name.partition(".")[0] for name in done.stdout.split()}
 
 
-HEAVY = {"torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "builders"}
+HEAVY = {
+    *("torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "builders"),
+    *("httpx", "faiss", "typer", "rich", "PIL", "opentelemetry"),
+}
 
 
 def test_the_client_imports_nothing_heavy() -> None:
