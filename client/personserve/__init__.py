@@ -17,6 +17,7 @@ from personserve._errors import (
     IncompatibleServerError as IncompatibleServerError,
 )
 from personserve._errors import InvalidInputError as InvalidInputError
+from personserve._errors import ModelLoadingError as ModelLoadingError
 from personserve._errors import ModelUnavailableError as ModelUnavailableError
 from personserve._errors import PersonServeError as PersonServeError
 from personserve._errors import RequestTimeoutError as RequestTimeoutError
@@ -46,6 +47,7 @@ __all__ = [
     "InvalidInputError",
     "Kinship",
     "ModelDescription",
+    "ModelLoadingError",
     "ModelState",
     "ModelUnavailableError",
     "People",

@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 
 from personserve._errors import (
     InvalidInputError,
+    ModelLoadingError,
     PersonServeError,
     RequestTimeoutError,
     ServerUnavailableError,
@@ -39,8 +40,8 @@ class Retry:
     """How often a request is tried in all, on whichever endpoints, and how long the
     pauses between are: random, up to `first_pause_s`, doubling up to `longest_pause_s`.
 
-    Only what may be repeated is: no server answered, or the connection broke; never
-    after a deadline, and never a stateful model.
+    Only what may be repeated is: no server answered, the connection broke, or the model
+    is just being loaded; never after a deadline, and never a stateful model.
     """
 
     attempts: int = 4
@@ -161,7 +162,7 @@ class Delivery(Generic[W]):
             endpoint = self._chosen()
             try:
                 reply = yield from self._exchanged(endpoint, request, deadline)
-            except ServerUnavailableError as exc:
+            except (ServerUnavailableError, ModelLoadingError) as exc:
                 self._rest(endpoint)
                 if attempt >= self._allowed(request):
                     raise

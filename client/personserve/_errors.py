@@ -4,6 +4,7 @@ PersonServeError
 ├── InvalidInputError       (also ValueError) the call's own data is wrong
 ├── ServerUnavailableError  nothing answers at the address, or it shuts down
 ├── ModelUnavailableError   the server runs, but not this model
+│   └── ModelLoadingError   not yet, or not any more
 ├── RequestTimeoutError     (also TimeoutError) no answer within timeout_s
 ├── AccessDeniedError       who we are is not known there, or may not do this
 ├── IncompatibleServerError the server's models are not what this client knows
@@ -49,6 +50,10 @@ class ServerUnavailableError(PersonServeError):
 
 class ModelUnavailableError(PersonServeError):
     """The server does not have the model, or has not loaded it."""
+
+
+class ModelLoadingError(ModelUnavailableError):
+    """The server has the model, but is just loading it, or shutting down."""
 
 
 class RequestTimeoutError(PersonServeError, TimeoutError):
@@ -111,7 +116,8 @@ def error_of_status(
     kind = STATUS_ERRORS.get(status, ServerError)
     # Triton says UNAVAILABLE, or INVALID_ARGUMENT, of a model that is not loaded
     if "unknown model" in message:
-        kind = ModelUnavailableError
+        loading = "no available versions" in message
+        kind = ModelLoadingError if loading else ModelUnavailableError
     elif status == "UNAVAILABLE":
         message = (
             f"no Triton server answers at {address}: {message}. Is it running "

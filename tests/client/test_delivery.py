@@ -11,12 +11,14 @@ import pytest
 from personserve import (
     InvalidInputError,
     ModelDescription,
+    ModelUnavailableError,
     RequestTimeoutError,
     Retry,
     ServerUnavailableError,
 )
 from personserve._client import _carried_out
 from personserve._delivery import Delivery, Endpoint, directly
+from personserve._errors import error_of_status
 from personserve._requests import DescribeModel, Infer, Request
 from personserve._telemetry import Telemetry
 
@@ -66,6 +68,17 @@ def test_what_was_not_answered_is_asked_again() -> None:
     wire = Scripted(GONE, GONE, "answer")
     assert _asked(wire) == "answer"
     assert [r.request_id for r in wire.sent] == [ASKED.request_id] * 3
+
+
+def test_a_model_that_is_being_loaded_is_waited_for() -> None:
+    message = "Request for unknown model: 'm' has no available versions"
+    loading = error_of_status("UNAVAILABLE", message, ASKED, "there")
+    assert _asked(Scripted(loading, "answer")) == "answer"
+    message = "Request for unknown model: 'm' is not found"
+    missing = Scripted(error_of_status("UNAVAILABLE", message, ASKED, "there"))
+    with pytest.raises(ModelUnavailableError):
+        _asked(missing)
+    assert len(missing.sent) == 1
 
 
 def test_attempts_end() -> None:

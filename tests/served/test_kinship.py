@@ -87,7 +87,7 @@ def test_every_pair_costs_no_trunk_pass_of_its_own(kinship: Repository) -> None:
                 atol=1e-5,
             )
         assert client.kinship_matrix([], faces_b).probabilities.shape == (0, 100)
-        with pytest.raises(InvalidInputError, match="face 1: cannot read face.jpg"):
+        with pytest.raises(InvalidInputError, match=r"face 1: cannot read face\.jpg"):
             client.kinship_matrix([faces_a[0], "face.jpg"], faces_b)  # type: ignore[list-item]
 
 
