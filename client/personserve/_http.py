@@ -171,6 +171,8 @@ def _settings(connection: Connection) -> dict[str, Any]:
     return {
         "base_url": str(connection.address),
         "limits": LIMITS,
+        # Triton would pack every answer, at twice the time of a whole call
+        "headers": {"accept-encoding": connection.compression or "identity"},
         "verify": connection.tls.context() if encrypted else False,
     }
 
