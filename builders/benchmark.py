@@ -17,9 +17,10 @@ import typer
 from builders.build import PLAN_FILE
 from builders.catalogue import models
 from builders.precision.report import summary
-from builders.repository import Repository, write_text
+from builders.repository import Repository
 from builders.tensorrt.engine import Engine
 from builders.tensorrt.library import load_library
+from personserve._files import write_text
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 

@@ -28,7 +28,7 @@ from builders.quantisation.table import (
     int8_of,
     load_table,
 )
-from builders.repository import ROOT, Repository, atomic_write, write_text
+from builders.repository import ROOT, Repository
 from builders.spec import Declaration, Ensemble, Model, Network, PythonModel
 from builders.tensorrt.engine import current_gpu
 from builders.tensorrt.library import (
@@ -48,6 +48,7 @@ from builders.weights import (
     load_weights,
     stand_in_weights,
 )
+from personserve._files import atomic_write, write_text
 
 RUNTIMES = Path(__file__).with_name("runtimes")
 ENGINE_MODULE = Path(__file__).with_name("tensorrt") / "engine.py"

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from builders.parity import Runner, parity_inputs
-from builders.repository import atomic_write
 from builders.spec import Image, Model, Output
 from builders.weights import Origin
+from personserve._files import atomic_write
 
 FloatArray = npt.NDArray[np.float32]
 Inputs = Mapping[str, npt.NDArray[Any]]

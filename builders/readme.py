@@ -7,8 +7,9 @@ from pathlib import Path
 
 from builders import markdown
 from builders.catalogue import catalogue
-from builders.repository import ROOT, Repository, write_text
+from builders.repository import ROOT, Repository
 from builders.spec import Model, Tensor
+from personserve._files import write_text
 
 README = ROOT / "README.md"
 BEGIN = "<!-- models: rendered by `python -m builders render` -->\n"

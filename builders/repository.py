@@ -13,47 +13,16 @@ from; that is how `build` knows what is up to date.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from builders.weights import Checkpoint, Origin, StandIn, file_sha256
+from personserve._files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 REPOSITORY = ROOT / "model_repository"
 VERSION = "1"
-PARTIAL = ".partial"
-
-
-@contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that replaces it when the block succeeds and
-    vanishes when it does not, Ctrl-C included.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # what a killed build left: its lock-free owner is gone, and the name is ours alone
-    for stale in path.parent.glob(f".{path.name}.*{PARTIAL}"):
-        stale.unlink(missing_ok=True)
-    descriptor, name = tempfile.mkstemp(
-        prefix=f".{path.name}.", suffix=PARTIAL, dir=path.parent
-    )
-    os.close(descriptor)
-    partial = Path(name)
-    try:
-        yield partial
-        partial.chmod(0o644)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` atomically."""
-    with atomic_write(path) as partial:
-        partial.write_text(text, encoding="utf-8")
 
 
 class Repository:

@@ -34,6 +34,7 @@ from builders.spec import SpecError
 from builders.tensorrt.engine import EngineError
 from builders.tensorrt.library import PlanError
 from builders.weights import CheckpointError
+from personserve import PersonServeError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -51,6 +52,7 @@ EXPECTED = (
     EvaluationError,
     OnnxFileError,
     ParityError,
+    PersonServeError,
     PlanError,
     QuantisationError,
     ServeError,

@@ -13,10 +13,11 @@ from builders import readme
 from builders.catalogue import models
 from builders.check import Check, VerificationError, reference_check
 from builders.commands.app import Names, app, console, doing, one_of
-from builders.repository import Repository, atomic_write
+from builders.repository import Repository
 from builders.tensorrt.doctor import findings
 from builders.verify import verify_built
 from builders.weights import write_checkpoint
+from personserve._files import atomic_write
 
 PANEL = "Checks"
 

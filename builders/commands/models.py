@@ -12,7 +12,7 @@ from rich.table import Table
 
 from builders import build as building
 from builders import readme
-from builders.catalogue import catalogue, networks
+from builders.catalogue import catalogue, models, networks
 from builders.commands.app import (
     Names,
     app,
@@ -22,16 +22,18 @@ from builders.commands.app import (
     one_of,
     relative,
 )
+from builders.deepstream import Place, deepstream_config
 from builders.onnx_file import (
     OnnxFileError,
     checked_onnx_file,
     declaration_of,
     declaration_text,
 )
-from builders.repository import ROOT, Repository, write_text
+from builders.repository import ROOT, Repository
 from builders.spec import Model, Network
 from builders.tensorrt.library import PRECISIONS
 from builders.weights import CheckpointError
+from personserve._files import write_text
 
 PANEL = "Models"
 
@@ -182,3 +184,29 @@ def import_onnx(
     catalogue.cache_clear()
     build_all(repository, networks([name]), "cpu", file)
     console.print(f"wrote {relative(path)}")
+
+
+@app.command(rich_help_panel=PANEL)
+def deepstream(
+    name: Annotated[str, typer.Argument(metavar="MODEL")],
+    server: Annotated[
+        str, typer.Option(help="The server's gRPC address, host:port.")
+    ] = Place.server,
+    unique_id: Annotated[
+        int, typer.Option(help="This inference's id in the pipeline.")
+    ] = Place.unique_id,
+    detector_id: Annotated[
+        int, typer.Option(help="The id of the detector whose people it gets.")
+    ] = Place.detector_id,
+    output: Annotated[
+        Path | None, typer.Option(help="Where it goes; printed if not given.")
+    ] = None,
+) -> None:
+    """Render DeepStream's secondary inference (nvinferserver) for a model."""
+    (model,) = models([name])
+    text = deepstream_config(model, Place(unique_id, detector_id, server))
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    write_text(output, text)
+    console.print(f"wrote {output}")

@@ -32,9 +32,10 @@ from builders.quantisation.table import (
     finetuned_arrays,
     load_table,
 )
-from builders.repository import Repository, atomic_write, write_text
+from builders.repository import Repository
 from builders.spec import Model
 from builders.weights import file_sha256, write_checkpoint
+from personserve._files import atomic_write, write_text
 
 PANEL = "Precisions"
 

@@ -67,7 +67,7 @@ def serve(
 @app.command(rich_help_panel=PANEL)
 def demo(
     source: Annotated[
-        Path | None,
+        str | None,
         typer.Argument(
             metavar="[PICTURE|VIDEO]",
             help="What to look at; photographs from scikit-image if not given.",

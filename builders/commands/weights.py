@@ -11,7 +11,6 @@ from rich.table import Table
 
 from builders.catalogue import catalogue, models
 from builders.commands.app import app, console, doing, relative
-from builders.repository import atomic_write
 from builders.spec import Model
 from builders.weights import (
     CheckpointError,
@@ -21,6 +20,7 @@ from builders.weights import (
     write_checkpoint,
 )
 from builders.weights.checkpoint import matched
+from personserve._files import atomic_write
 
 NEAREST = 3
 """How many models that do not fit are named, and with how many problems each."""

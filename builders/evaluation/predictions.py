@@ -24,12 +24,13 @@ from builders.build import ONNX_FILE, PLAN_FILE, load
 from builders.evaluation.datasets import Dataset, EvaluationError
 from builders.evaluation.pictures import UnreadablePictureError, read_crop
 from builders.parity import FloatArray, Runner
-from builders.repository import Repository, write_text
+from builders.repository import Repository
 from builders.server import Ports, TritonServer
 from builders.spec import Model
 from builders.verify import built_runner
 from builders.weights import Origin
 from personserve import Client, PersonServeError
+from personserve._files import write_text
 
 BACKENDS = ("torch", "onnx", "plan", "server")
 TARGETS = {"onnx": ("cpu", ONNX_FILE), "plan": ("tensorrt", PLAN_FILE)}

@@ -19,8 +19,8 @@ import numpy as np
 from builders import markdown
 from builders.evaluation.assessment import Assessment
 from builders.evaluation.predictions import Backend, Predictions
-from builders.repository import atomic_write, write_text
 from builders.spec import Model
+from personserve._files import atomic_write, write_text
 
 REPORT_FILE = "report.json"
 PACKAGES = (

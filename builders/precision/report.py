@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from builders import markdown
 from builders.evaluation.report import machine
 from builders.precision.measure import Row, SweepPoint
-from builders.repository import atomic_write, write_text
 from builders.spec import Model
 from builders.tensorrt.engine import current_gpu
+from personserve._files import atomic_write, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from builders.ops.placement import Int8, missing, placement_of
-from builders.repository import Repository, write_text
+from builders.repository import Repository
 from builders.spec import Model
 from builders.weights import file_sha256, load_weights
+from personserve._files import write_text
 
 Method = Literal["entropy", "percentile", "max"]
 METHODS: tuple[Method, ...] = get_args(Method)

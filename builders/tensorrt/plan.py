@@ -19,10 +19,10 @@ import numpy.typing as npt
 
 from builders.ops.placement import Int8
 from builders.ops.tensorrt import define_network
-from builders.repository import atomic_write
 from builders.spec import Batching, Model, Tensor
 from builders.tensorrt.engine import collecting_logger
 from builders.tensorrt.library import Library, PlanError, Precision
+from personserve._files import atomic_write
 
 Report = Callable[[str], None]
 Histogram = dict[str, int]

@@ -33,6 +33,7 @@ Call = Generator[Request, Any, T]
 """A call in progress: yields requests, is sent replies, returns its result."""
 
 log = logging.getLogger("personserve")
+log.addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True)

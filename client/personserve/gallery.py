@@ -12,13 +12,10 @@ the one that was added first.
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from personserve._errors import InvalidInputError
+from personserve._files import atomic_write
 from personserve._results import FloatArray, Person
 
 if TYPE_CHECKING:
@@ -140,23 +138,14 @@ class BaseGallery(ABC):
 
     def save(self, path: Path | str) -> None:
         """Write everyone to `path`, whole or not at all."""
-        path = Path(path)
         items = list(self.items())
         arrays: dict[str, npt.NDArray[Any]] = {
             "format": np.array(FORMAT),
             "ids": np.array([name for name, _ in items], np.str_),
             "embeddings": np.array([vector for _, vector in items], np.float32),
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                np.savez_compressed(file, **arrays)
-            Path(partial).replace(path)
-        except BaseException:
-            with suppress(FileNotFoundError):
-                Path(partial).unlink()
-            raise
+        with atomic_write(Path(path)) as partial, partial.open("wb") as file:
+            np.savez_compressed(file, **arrays)
 
     def add_from(self, path: Path | str) -> Self:
         """Add everyone whom `save` wrote to `path`; the gallery itself. No pickles.

@@ -65,7 +65,7 @@ QUANTISED = {n: m for n, m in MODELS.items() if placement_of(m).layers}
 @pytest.fixture(scope="module")
 def crops(tmp_path_factory: pytest.TempPathFactory, video: Path) -> Path:
     """Crops of pedestrians from frames that are far apart."""
-    from builders.demo import find_people
+    from personserve._looking import find_people
 
     root = tmp_path_factory.mktemp("crops")
     capture = cv2.VideoCapture(str(video))

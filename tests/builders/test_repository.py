@@ -16,9 +16,10 @@ from builders import readme
 from builders.catalogue import catalogue, models
 from builders.config import config_text
 from builders.parity import ParityError
-from builders.repository import ROOT, Repository, atomic_write
+from builders.repository import ROOT, Repository
 from builders.spec import Network
 from builders.weights import CheckpointError, Origin, StandIn, stand_in_weights
+from personserve._files import atomic_write
 
 (GENDER,) = models(["person_gender"])
 

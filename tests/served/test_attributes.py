@@ -23,6 +23,7 @@ from personserve import (
     ModelUnavailableError,
     RequestTimeoutError,
     ServerUnavailableError,
+    _looking,
 )
 
 GENDER, REID = models(["person_gender", "person_reid_kd_r18"])
@@ -303,10 +304,9 @@ def test_errors_by_kind(client: Client) -> None:
 def test_video_frames_are_answered_for_every_person(
     client: Client, video: Any, repository: Repository
 ) -> None:
-    from builders.demo import _video
 
     assert repository.root.is_dir()
-    frames = list(_video(video, 20))
+    frames = list(_looking.frames_of(str(video), 20))
     assert len(frames) == 20
     assert sum(len(frame.boxes) for frame in frames) >= 20
     for frame in frames:

@@ -1,0 +1,5 @@
+"""`python -m personserve` is the command personserve."""
+
+from personserve.cli import main
+
+main()
