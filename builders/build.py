@@ -29,6 +29,7 @@ from builders.quantisation.table import (
     load_table,
 )
 from builders.repository import ROOT, Repository
+from builders.runtimes.cpu_session import ONNX_RUNTIME, OPENVINO, has_bf16
 from builders.spec import Declaration, Ensemble, Model, Network, PythonModel
 from builders.tensorrt.engine import current_gpu
 from builders.tensorrt.library import (
@@ -57,12 +58,18 @@ PLAN_FILE = "model.plan"
 GRAPH_SOURCES = ("ops", "networks", "models", "tensorrt", "weights/standin.py")
 """Parts of builders/ that decide what is in a built file."""
 
-CPU_PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
+CPU_RUNTIMES: Mapping[Precision, tuple[str, ...]] = {
+    "fp32": (ONNX_RUNTIME, OPENVINO),
+    "bf16": (OPENVINO,),
+    "int8": (ONNX_RUNTIME, OPENVINO),
+}
+"""What runs model.onnx, by precision; the first if none is asked for."""
 
 BUILD_TARGETS = ("cpu", "tensorrt", "rtx")
 
 NEEDS: dict[str, tuple[str, ...]] = {
-    "cpu": (ONNX_FILE, "cpu_model.py"),
+    "cpu": (ONNX_FILE, "cpu_model.py", "cpu_session.py"),
+    "openvino": (ONNX_FILE,),
     "onnxruntime": (ONNX_FILE,),
     "tensorrt": (PLAN_FILE,),
     "rtx": (PLAN_FILE, "plan_model.py", ENGINE_MODULE.name),
@@ -75,13 +82,14 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How to build. `gpus` names GPU types for TensorRT-RTX; `from_onnx` goes through
-    NVIDIA's parser instead of our ops.
+    """How to build. `runtime` is what runs the cpu target; `gpus` names GPU types for
+    TensorRT-RTX; `from_onnx` goes through NVIDIA's parser instead of our ops.
     """
 
     precision: Precision = "fp32"
     gpus: tuple[str, ...] = ()
     from_onnx: bool = False
+    runtime: str | None = None
 
 
 @dataclass(frozen=True)
@@ -137,24 +145,22 @@ def build(
     onnx.checker.ValidationError; then nothing in the repository has changed.
     """
     library = load_library(_plan_target(target)) if target != "cpu" else None
-    if library is None and options.precision not in CPU_PRECISIONS:
-        raise PlanError(
-            f"the cpu target builds {', '.join(CPU_PRECISIONS)}, not "
-            f"{options.precision}"
-        )
+    runtime = _cpu_runtime(options) if library is None else ""
     table = _table(model, origin, repository, options)
     artefact = repository.built(model.name, PLAN_FILE if library else ONNX_FILE)
     inputs = {"weights": str(origin), "graph": graph_digest()}
     if library is not None:
         inputs |= _plan_inputs(library, options)
+    elif (runtime, options.precision) != (ONNX_RUNTIME, "fp32"):
+        inputs |= {"runtime": runtime, "precision": options.precision}
     if table is not None:
-        inputs |= {"precision": "int8", "int8": table.summary["steps_sha256"]}
+        inputs |= {"int8": table.summary["steps_sha256"]}
     record = repository.record(artefact)
     fresh = record is None or record["inputs"] != inputs
     if fresh:
         source = _Source(model, origin, repository, table)
         if library is None:
-            data, facts = _cpu_file(source, report)
+            data, facts = _cpu_file(source, runtime, options.precision, report)
         else:
             data, facts = _plan_file(library, source, options, report)
         report("writing")
@@ -164,9 +170,9 @@ def build(
         repository.write_record(artefact, record)
     # a plan can be served by either of the targets that load plans
     for file in NEEDS["cpu" if library is None else "rtx"]:
-        runtime = ENGINE_MODULE if file == ENGINE_MODULE.name else RUNTIMES / file
-        if runtime.suffix == ".py":
-            _copy(runtime, repository.built(model.name, file))
+        module = ENGINE_MODULE if file == ENGINE_MODULE.name else RUNTIMES / file
+        if module.suffix == ".py":
+            _copy(module, repository.built(model.name, file))
     if repository.origin(model.name) != origin:
         repository.set_origin(model.name, origin)
         render(repository)
@@ -268,18 +274,55 @@ class _Source:
         return load(model, self.origin, report).arrays
 
 
-def _cpu_file(source: _Source, report: Report) -> tuple[bytes, dict[str, Any]]:
+def _cpu_runtime(options: BuildOptions) -> str:
+    """What will run the file. Raises PlanError where that cannot be."""
+    runtimes = CPU_RUNTIMES.get(options.precision)
+    if runtimes is None:
+        raise PlanError(
+            f"the cpu target builds {', '.join(CPU_RUNTIMES)}, not {options.precision}"
+        )
+    runtime = options.runtime or runtimes[0]
+    if runtime not in runtimes:
+        raise PlanError(f"{runtime} does not run {options.precision} on the CPU")
+    if options.precision == "bf16" and not has_bf16():
+        raise PlanError("this CPU does not compute in BF16 (AVX512-BF16 or AMX)")
+    return runtime
+
+
+def _cpu_file(
+    source: _Source, runtime: str, precision: Precision, report: Report
+) -> tuple[bytes, dict[str, Any]]:
+    """model.onnx, and how it is to be run."""
     model = source.model
+    how = {"runtime": runtime, "precision": precision}
     if not isinstance(model, Model):
-        return checked_onnx_file(model, source.origin), {"summary": "as imported"}
+        data = checked_onnx_file(model, source.origin)
+        return data, how | {"summary": "as imported"}
     if source.table is not None:
-        return _int8_onnx(model, source, source.table, report)
-    data, parity = _checked_onnx(model, load(model, source.origin, report), report)
-    return data, {"summary": f"differs from torch by {parity}"}
+        data, facts = _int8_onnx(model, source, source.table, how, report)
+        return data, how | facts
+    weights = load(model, source.origin, report)
+    data, parity = _checked_onnx(model, weights, report)
+    if runtime == ONNX_RUNTIME:
+        return data, how | {"summary": f"differs from torch by {parity}"}
+    report(f"comparing {runtime} with torch")
+    check = reference_check(model, weights.arrays, source.origin)
+    found = measures(model, check, onnx_runner(data, how), "cpu", precision)
+    parity = "; ".join(str(measure) for measure in found)
+    if not all(measure.passed for measure in found):
+        raise ParityError(
+            f"{model.name} in {precision} by {runtime} is outside its tolerance: "
+            f"{parity}"
+        )
+    return data, how | {"summary": f"{precision} by {runtime}; {parity}"}
 
 
 def _int8_onnx(
-    model: Model, source: _Source, table: Int8Table, report: Report
+    model: Model,
+    source: _Source,
+    table: Int8Table,
+    how: Mapping[str, str],
+    report: Report,
 ) -> tuple[bytes, dict[str, Any]]:
     from builders.ops.onnx import onnx_from_model
 
@@ -289,7 +332,7 @@ def _int8_onnx(
     data = onnx_from_model(model, arrays, int8).SerializeToString()
     report("comparing with torch in FP32")
     check = int8_check(model, source.origin, source.repository, report)
-    found = measures(model, check, onnx_runner(data), "cpu", "int8")
+    found = measures(model, check, onnx_runner(data, how), "cpu", "int8")
     parity = "; ".join(str(measure) for measure in found)
     if not all(measure.passed for measure in found):
         raise ParityError(
@@ -301,7 +344,6 @@ def _int8_onnx(
         )
     layers = len(int8.placement.layers)
     return data, {
-        "precision": "int8",
         "calibration": table.summary,
         "summary": f"int8, {layers} convolutions; against FP32: {parity}",
     }
@@ -355,7 +397,7 @@ def _plan_file(
         int8 = int8_of(model, source.table) if source.table else None
         plan = plan_from_model(library, model, arrays, how, report, int8)
     else:
-        data, _ = _cpu_file(source, report)
+        data, _ = _cpu_file(source, ONNX_RUNTIME, "fp32", report)
         plan = plan_from_onnx(library, data, model.inputs, model.batching, how, report)
     tensors = {t.name: t for t in (*model.inputs, *model.output_tensors)}
     counted = ", ".join(f"{n} {kind}" for kind, n in plan.types.items())

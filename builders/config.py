@@ -47,6 +47,15 @@ def _onnxruntime(model: Network) -> Fields:
     }
 
 
+def _openvino(model: Network) -> Fields:
+    return _onnxruntime(model) | {
+        "backend": "openvino",
+        "instance_group": [{"kind": "KIND_CPU"}],
+        # the batch is dynamic in the file, and the backend would fix it
+        "parameters": {"SKIP_OV_DYNAMIC_BATCHSIZE": {"string_value": "YES"}},
+    }
+
+
 def _cpu(model: Network) -> Fields:
     # no dynamic batching: a larger batch is no faster on a CPU, and merging requests
     # for one instance leaves the others idle (loadtest/BENCHMARKS.md)
@@ -71,6 +80,7 @@ TARGETS: Mapping[str, Callable[[Network], Fields]] = {
     DEFAULT_TARGET: _tensorrt,
     "cpu": _cpu,
     "onnxruntime": _onnxruntime,
+    "openvino": _openvino,
     "rtx": _rtx,
 }
 """How a network is executed, by target; each gives what is its own in the config."""

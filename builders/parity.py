@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from builders.runtimes.cpu_session import open_session
 from builders.spec import Model, Tolerance
 from builders.weights.standin import noise_crops, noise_inputs
 
@@ -42,15 +43,12 @@ class Difference:
         )
 
 
-def onnx_runner(model: str | bytes) -> Runner:
-    """ONNX Runtime, on the CPU, on a file's path or its bytes."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
+def onnx_runner(model: str | bytes, record: Mapping[str, Any] | None = None) -> Runner:
+    """A file's path or its bytes, on the CPU, by the runtime that `record` names."""
+    session = open_session(model, record or {})
 
     def run(**inputs: npt.NDArray[Any]) -> dict[str, FloatArray]:
-        return dict(zip(names, session.run(names, inputs), strict=True))
+        return dict(zip(session.outputs, session.run(inputs), strict=True))
 
     return run
 

@@ -13,6 +13,7 @@ from builders.build import ONNX_FILE, PLAN_FILE
 from builders.check import Check, Measure, VerificationError, measures
 from builders.parity import Runner, onnx_runner
 from builders.repository import Repository
+from builders.runtimes.cpu_session import OPENVINO
 from builders.spec import Model
 from builders.tensorrt.engine import Engine
 from builders.tensorrt.library import library_called
@@ -46,17 +47,22 @@ def verify_built(
     repository.write_record(path, record)
     if all(measure.passed for measure in found):
         what = f"{target} {built}"
+        if record.get("runtime") == OPENVINO:
+            what += " openvino"
         repository.add_verification(model.name, what, _verification(record))
     return found
 
 
 def _verification(record: Mapping[str, Any]) -> dict[str, Any]:
     """What is told of a verification that passed, wherever it was made."""
-    library = (
-        f"{record['library']} {record['version']}" if "library" in record else None
-    )
+    if "library" in record:
+        by = f"{record['library']} {record['version']}"
+    elif record.get("runtime") == OPENVINO:
+        by = f"OpenVINO {version('openvino')}"
+    else:
+        by = f"ONNX Runtime {version('onnxruntime')}"
     return {
-        "by": library or f"ONNX Runtime {version('onnxruntime')}",
+        "by": by,
         "gpu": record.get("gpu_name"),
         "weights": record["inputs"]["weights"],
         "date": datetime.now(timezone.utc).date().isoformat(),
@@ -90,5 +96,5 @@ def _built(
 
 def _runner(path: Path, record: Mapping[str, Any], target: str) -> Runner:
     if target == "cpu":
-        return onnx_runner(str(path))
+        return onnx_runner(str(path), record)
     return Engine(library_called(record["library"]).trt, path.read_bytes())

@@ -29,6 +29,7 @@ from builders.evaluation.datasets import EvaluationError
 from builders.onnx_file import OnnxFileError
 from builders.parity import ParityError
 from builders.quantisation.table import QuantisationError
+from builders.runtimes.cpu_session import RuntimeMissingError
 from builders.server import ServeError
 from builders.spec import SpecError
 from builders.tensorrt.engine import EngineError
@@ -55,6 +56,7 @@ EXPECTED = (
     PersonServeError,
     PlanError,
     QuantisationError,
+    RuntimeMissingError,
     ServeError,
     SpecError,
     VerificationError,

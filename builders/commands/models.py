@@ -89,7 +89,7 @@ def build(
     target: Annotated[
         str,
         typer.Option(
-            help="cpu (ONNX Runtime), tensorrt (plan for this GPU), or rtx "
+            help="cpu (ONNX Runtime or OpenVINO), tensorrt (plan for this GPU), or rtx "
             "(TensorRT-RTX plan for any GPU named by --gpu)."
         ),
     ] = "cpu",
@@ -103,9 +103,14 @@ def build(
     precision: Annotated[
         str,
         typer.Option(
-            help=f"{', '.join(PRECISIONS)}; on the cpu fp32 or int8 (see calibrate)."
+            help=f"{', '.join(PRECISIONS)}; on the cpu fp32, bf16 (OpenVINO) or int8 "
+            "(see calibrate)."
         ),
     ] = "fp32",
+    runtime: Annotated[
+        str | None,
+        typer.Option(help="What runs the cpu target: onnxruntime or openvino."),
+    ] = None,
     gpu: Annotated[
         list[str] | None,
         typer.Option(help="GPU type for rtx, as sm_86; may be repeated."),
@@ -119,6 +124,7 @@ def build(
         one_of("--precision", precision, PRECISIONS),  # type: ignore[arg-type]
         tuple(gpu or ()),
         from_onnx=one_of("--from", from_, ("wiring", "onnx")) == "onnx",
+        runtime=runtime,
     )
     one_of("--target", target, building.BUILD_TARGETS)
     chosen = networks(names or ())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from builders.build import (
-    CPU_PRECISIONS,
+    CPU_RUNTIMES,
     ONNX_FILE,
     PLAN_FILE,
     BuildOptions,
@@ -33,6 +33,11 @@ from builders.quantisation.table import (
     int8_of,
 )
 from builders.repository import Repository
+from builders.runtimes.cpu_session import (
+    ONNX_RUNTIME,
+    OPENVINO,
+    RuntimeMissingError,
+)
 from builders.spec import Model
 from builders.tensorrt.engine import Engine
 from builders.tensorrt.library import PlanError, Precision, load_library
@@ -41,6 +46,8 @@ from builders.weights import Origin
 
 if TYPE_CHECKING:
     from builders.quantisation.calibration import Images
+
+RUNNERS = {ONNX_RUNTIME: "ONNX Runtime", OPENVINO: "OpenVINO"}
 
 TARGETS = ("torch", "cpu", "tensorrt")
 
@@ -103,17 +110,24 @@ def measure_precisions(
             yield Row(runner, precision, ms, memory_mib=mib)
         return
     cpu = target == "cpu"
-    for precision in CPU_PRECISIONS if cpu else load_library("tensorrt").precisions:
+    for runtime, precision in _ways(target):
         if only and precision not in only:
             continue
-        told(f"{target} {precision}")
+        told(f"{runtime or target} {precision}")
+        options = BuildOptions(precision, runtime=runtime)
         with tempfile.TemporaryDirectory() as folder:
             own = _copied(repository, model, Path(folder))
             try:
                 judge = _judge(model, origin, own, precision, check)
-                row = _row(model, origin, own, target, precision, judge)
-            except (ParityError, PlanError, QuantisationError) as exc:
-                yield Row(target, precision, {}, parity=str(exc), passed=False)
+                row = _row(model, origin, own, target, options, judge)
+            except (
+                ParityError,
+                PlanError,
+                QuantisationError,
+                RuntimeMissingError,
+            ) as exc:
+                name = RUNNERS.get(runtime or "", target)
+                yield Row(name, precision, {}, parity=str(exc), passed=False)
                 continue
             for what, facts in own.verifications(model.name).items():
                 repository.add_verification(model.name, what, facts)
@@ -143,6 +157,17 @@ def sweep(
         found = measures(model, check, run, "cpu", "int8")
         points.append(SweepPoint(count, max(measure.error for measure in found)))
     return points
+
+
+def _ways(target: str) -> Iterator[tuple[str | None, Precision]]:
+    """(runtime, precision) of every row of a target."""
+    if target != "cpu":
+        for precision in load_library("tensorrt").precisions:
+            yield None, precision
+        return
+    for precision, runtimes in CPU_RUNTIMES.items():
+        for runtime in runtimes:
+            yield runtime, precision
 
 
 def _copied(repository: Repository, model: Model, root: Path) -> Repository:
@@ -178,10 +203,10 @@ def _row(
     origin: Origin,
     repository: Repository,
     target: str,
-    precision: Precision,
+    options: BuildOptions,
     check: Check,
 ) -> Row:
-    options = BuildOptions(precision)
+    precision = options.precision
     build(target, model, origin, repository, options, lambda _doing: None)
     runner, times, memory_mib, record = _timed(model, repository, target)
     found = verify_built(model, repository, target, precision, check)
@@ -207,7 +232,7 @@ def _timed(
     run, record = built_runner(model, repository, target)
     if not isinstance(run, Engine):
         times = timing.host_times(model, run)
-        return "ONNX Runtime", times, used_mib() - before, record
+        return RUNNERS[record["runtime"]], times, used_mib() - before, record
     times = timing.engine_times(model, run)
     taken = used_mib() - before
     run.close()

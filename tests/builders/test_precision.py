@@ -18,6 +18,7 @@ from builders.precision.measure import Row, SweepPoint, measure_precisions
 from builders.precision.report import summary, write_report
 from builders.quantisation.table import CHECK_FILE
 from builders.repository import Repository
+from builders.runtimes.cpu_session import has_bf16
 from builders.weights import StandIn, stand_in_weights
 from tests.int8_tables import steps_of, table_of
 
@@ -44,22 +45,31 @@ def test_every_precision_is_measured_and_a_second_run_adds_to_the_report(
     assert [(row.runner, row.precision) for row in rows] == [
         ("PyTorch", "fp32"),
         ("ONNX Runtime", "fp32"),
+        ("OpenVINO", "fp32"),
+        ("OpenVINO", "bf16"),
         ("ONNX Runtime", "int8"),
+        ("OpenVINO", "int8"),
     ]
+    if not has_bf16():
+        (lacking,) = (row for row in rows if row.precision == "bf16")
+        assert "does not compute in BF16" in lacking.parity
+        rows.remove(lacking)
     assert all(list(row.ms) == [1, 2, 4, 8, 16, 32, 64] for row in rows)
     assert all(row.passed for row in rows)
-    fp32, int8 = (row.file_bytes or 0 for row in rows[1:])
-    assert int8 < fp32 / 2
-    assert list(repository.verifications(RECON.name)) == ["cpu fp32", "cpu int8"]
+    sizes = {row.precision: row.file_bytes or 0 for row in rows}
+    assert sizes["int8"] < sizes["fp32"] / 2
+    assert set(repository.verifications(RECON.name)) >= {
+        *("cpu fp32", "cpu fp32 openvino", "cpu int8", "cpu int8 openvino"),
+    }
 
     folder = tmp_path / "reports" / RECON.name
     points = [SweepPoint(32, 0.04), SweepPoint(128, 0.02)]
     path, table = write_report(folder, RECON, rows, points)
-    assert table.count("| int8 |") == 8
+    assert table.count("| int8 |") == 2 * 8
     more = [Row("TensorRT", "fp16", {1: 0.2, 64: 1.5}, parity="close")]
     write_report(folder, RECON, more, [])
     record = json.loads((folder / "report.json").read_text())
-    assert len(record["rows"]) == 4
+    assert len(record["rows"]) == len(rows) + 1
     assert len(record["sweep"]) == 2, "kept from the run before"
     assert "TensorRT" in path.read_text()
     assert summary(folder.parent).splitlines()[4].endswith(" | 1.500 |")
@@ -73,7 +83,7 @@ def test_a_precision_that_cannot_be_built_says_why(
     monkeypatch.setattr(timing, "SECONDS_A_BATCH", 0.0)
     monkeypatch.setattr(timing, "LARGEST_BATCH", 1)
     repository = Repository(tmp_path / "repository")
-    _, int8 = measure_precisions(RECON, StandIn(), repository, "cpu", lambda _: None)
+    *_, int8 = measure_precisions(RECON, StandIn(), repository, "cpu", lambda _: None)
     assert "no INT8 table yet" in int8.parity
     assert not int8.passed
     assert int8.ms == {}

@@ -1,28 +1,29 @@
-"""What INT8 gains, served: `python -m builders.quantisation.benchmark IMAGES`.
+"""What precisions and runtimes of the CPU give, served: `python -m
+builders.precision.benchmark IMAGES`.
 
-The gender and the R18 ReID network, in FP32 and in INT8 (calibrated on IMAGES), each on
-a real tritonserver with the cpu target, in turns within one run; as many callers as
-instances, eight crops a request. Prints people/s, the ratio, and how far INT8's answers
-are from FP32's on the images that calibration held out.
+The gender and the R18 ReID network in every precision by every runtime (INT8 calibrated
+on IMAGES), each on a real tritonserver with the cpu target, in turns within one run; as
+many callers as instances, eight crops a request. Prints people/s, the ratio to FP32 by
+ONNX Runtime, and how far answers are from torch's on the images that calibration held
+out.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
-import numpy.typing as npt
 import typer
 from rich.console import Console
 
 from builders import markdown
-from builders.build import BuildOptions, build, load, render
+from builders.build import CPU_RUNTIMES, BuildOptions, build, load, render
 from builders.catalogue import models
 from builders.check import Check, measures
 from builders.evaluation.report import machine
@@ -35,10 +36,14 @@ from builders.weights import StandIn
 from personserve import Client
 
 NAMES = ("person_gender", "person_reid_kd_r18")
-PRECISIONS = ("fp32", "int8")
+WAYS = tuple(
+    (precision, runtime)
+    for precision, runtimes in CPU_RUNTIMES.items()
+    for runtime in runtimes
+)
 CALLERS, CROPS = 2, 8
 ROUNDS, ROUND_S = 3, 6.0
-INSTRUCTIONS = ("avx512_vnni", "avx_vnni", "amx_int8")
+INSTRUCTIONS = ("avx512_vnni", "avx_vnni", "amx_int8", "avx512_bf16", "amx_bf16")
 
 
 def main(images: Annotated[Path, typer.Argument(help="Folder of crops.")]) -> None:
@@ -50,9 +55,9 @@ def main(images: Annotated[Path, typer.Argument(help="Folder of crops.")]) -> No
             console.print(f"calibrating and building {model.name}")
             check = _build(model, images, Path(folder))
             rows += _measured(model, check, Path(folder))
-    head = ["model", "fp32 people/s", "int8 people/s", "ratio", "int8 against fp32"]
+    head = ["model", "precision", "by", "people/s", "ratio", "against torch FP32"]
     console.print(markdown.table(head, rows), soft_wrap=True)
-    console.print({**machine(), "int8 instructions": _instructions()}, soft_wrap=True)
+    console.print({**machine(), "instructions": _instructions()}, soft_wrap=True)
 
 
 def _build(model: Model, images: Path, folder: Path) -> Check:
@@ -60,37 +65,39 @@ def _build(model: Model, images: Path, folder: Path) -> Check:
     arrays = load(model, StandIn()).arrays
     table = calibrate(model, arrays, str(StandIn()), chosen, "max", lambda *_: None)
     check = held_out_check(model, arrays, StandIn(), chosen)
-    for precision in PRECISIONS:
-        repository = Repository(folder / precision)
+    for precision, runtime in WAYS:
+        repository = Repository(folder / f"{precision} {runtime}")
         render(repository)
         table.save(repository)
         check.save(repository.built(model.name, CHECK_FILE))
-        options = BuildOptions("int8" if precision == "int8" else "fp32")
+        options = BuildOptions(precision, runtime=runtime)
         build("cpu", model, StandIn(), repository, options, lambda _: None)
     return check
 
 
 def _measured(model: Model, check: Check, folder: Path) -> list[list[str]]:
-    rates: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}
+    rates: dict[tuple[str, str], list[float]] = {way: [] for way in WAYS}
+    rows = []
     with ExitStack() as stack:
         clients = {}
-        for precision in PRECISIONS:
-            repository = Repository(folder / precision)
+        for precision, runtime in WAYS:
+            repository = Repository(folder / f"{precision} {runtime}")
             server = TritonServer(repository, models=[model.name], ports=Ports.free())
             address = stack.enter_context(server).grpc_address
-            clients[precision] = stack.enter_context(Client(address, timeout_s=60))
+            client = stack.enter_context(Client(address, timeout_s=60))
+            clients[precision, runtime] = client
         for _ in range(ROUNDS):
-            for precision, client in clients.items():
-                rates[precision].append(_people_per_s(client, model, check))
-
-        def served(**inputs: npt.NDArray[Any]) -> Mapping[str, npt.NDArray[Any]]:
-            return clients["int8"].infer(model.name, timeout_s=60, **inputs)
-
-        (found,) = measures(model, check, served, "cpu", "int8")
-    fp32, int8 = (float(np.median(rates[precision])) for precision in PRECISIONS)
-    return [
-        [model.name, f"{fp32:.0f}", f"{int8:.0f}", f"{int8 / fp32:.2f}", str(found)]
-    ]
+            for way, client in clients.items():
+                rates[way].append(_people_per_s(client, model, check))
+        base = float(np.median(rates[WAYS[0]]))
+        for way, client in clients.items():
+            precision, runtime = way
+            served = partial(client.infer, model.name, timeout_s=60)
+            (found,) = measures(model, check, served, "cpu", precision)
+            rate = float(np.median(rates[way]))
+            figures = f"{rate:.0f}", f"{rate / base:.2f}", str(found)
+            rows.append([model.name, precision, runtime, *figures])
+    return rows
 
 
 def _people_per_s(client: Client, model: Model, check: Check) -> float:

@@ -1,0 +1,94 @@
+"""Reduced precisions on the real server, by either runtime."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from builders.build import BuildOptions, build, render
+from builders.catalogue import models
+from builders.check import Check
+from builders.ops.torch import Reference
+from builders.parity import onnx_runner, parity_inputs
+from builders.quantisation.table import CHECK_FILE
+from builders.repository import Repository
+from builders.runtimes.cpu_session import RuntimeMissingError, has_bf16
+from builders.server import Ports, TritonServer
+from builders.tensorrt.library import PlanError, Precision
+from builders.verify import verify_built
+from builders.weights import StandIn, stand_in_weights
+from personserve import Client
+from tests.int8_tables import steps_of, table_of
+
+(GENDER,) = models(["person_gender"])
+
+
+@pytest.mark.parametrize(
+    ("precision", "runtime"),
+    [
+        ("int8", "onnxruntime"),
+        ("int8", "openvino"),
+        ("bf16", "openvino"),
+        ("fp32", "openvino"),
+    ],
+)
+def test_what_was_built_is_served(
+    tmp_path: Path, precision: Precision, runtime: str
+) -> None:
+    if precision == "bf16" and not has_bf16():
+        pytest.skip("this CPU does not compute in BF16")
+    repository = Repository(tmp_path)
+    render(repository)
+    arrays = stand_in_weights(GENDER).arrays
+    inputs = parity_inputs(GENDER)
+    answers = Reference(GENDER, arrays)(**inputs)
+    check = Check(inputs, answers, str(StandIn()))
+    check.save(repository.built(GENDER.name, CHECK_FILE))
+    table_of(GENDER, steps_of(GENDER, arrays, inputs)).save(repository)
+    options = BuildOptions(precision, runtime=runtime)
+    built = build("cpu", GENDER, StandIn(), repository, options, lambda _: None)
+    record = repository.record(built.path)
+    assert (record["runtime"], record["precision"]) == (runtime, precision)
+    expected = onnx_runner(str(built.path), record)(**inputs)["female_probability"]
+    server = TritonServer(repository, models=[GENDER.name], ports=Ports.free())
+    with server, Client(server.grpc_address, timeout_s=60) as client:
+        found = client.infer(GENDER.name, timeout_s=60, **inputs)["female_probability"]
+    # BF16 rounds otherwise in another chunk
+    np.testing.assert_allclose(
+        found, expected, atol=5e-3 if precision == "bf16" else 1e-5
+    )
+    gap = np.abs(found - answers["female_probability"]).max()
+    floor = 0 if precision == "fp32" else 1e-5
+    assert floor <= gap < GENDER.tolerance.int8_abs
+    for measure in verify_built(GENDER, repository, "cpu", precision, check):
+        assert measure.passed
+    ((what, facts),) = repository.verifications(GENDER.name).items()
+    assert what.split()[:2] == ["cpu", precision]
+    assert facts["by"].startswith("OpenVINO" if runtime == "openvino" else "ONNX")
+
+
+def test_what_cannot_run_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = Repository(tmp_path)
+
+    def fails(match: str, **how: Any) -> None:
+        with pytest.raises((PlanError, RuntimeMissingError), match=match):
+            build(
+                "cpu",
+                GENDER,
+                StandIn(),
+                repository,
+                BuildOptions(**how),
+                lambda _: None,
+            )
+
+    fails("cpu target builds fp32, bf16, int8, not fp16", precision="fp16")
+    fails("onnxruntime does not run bf16", precision="bf16", runtime="onnxruntime")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    fails(r'pip install "personserve\[openvino\]"', precision="bf16")
+    assert not repository.built(GENDER.name, "model.onnx").exists()
