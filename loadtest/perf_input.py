@@ -25,6 +25,11 @@ def main(
     people: Annotated[int, typer.Option(help="Boxes in the frame.")] = 10,
 ) -> None:
     """Write one request."""
+    write_input(file, people)
+
+
+def write_input(file: Path, people: int) -> None:
+    """A JPEG frame with so many people, as perf_analyzer's --input-data."""
     frame, boxes = jpeg_frame(), some_boxes(people)
     request = {
         "frame": {"b64": base64.b64encode(frame).decode(), "shape": [1, 1, len(frame)]},

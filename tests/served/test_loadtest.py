@@ -14,6 +14,7 @@ import pytest
 from builders.repository import ROOT
 from builders.server import Ports, TritonServer
 from loadtest import scenes
+from loadtest.report import REPORT_FILE, Point, Run, changes, write_report
 
 LOCUST = (sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--headless")
 
@@ -119,6 +120,60 @@ def test_load_is_spread_over_processes(server: TritonServer, tmp_path: Path) -> 
         worker.kill()
     count = _entries(tmp_path / "load")["person_gender, 1 crops"]["Request Count"]
     assert int(count) > 0
+
+
+def test_perf_analyzer_sweeps_and_reports(server: TritonServer, tmp_path: Path) -> None:
+    def measure(*arguments: str, code: int = 0) -> str:
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "loadtest.perf_analyzer"),
+                *("--grpc", server.grpc_address, "--http", server.http_address),
+                *("--metrics", f"127.0.0.1:{server.ports.metrics}"),
+                *("--seconds", "0.3", "--rounds", "1", *arguments),
+            ],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout
+
+    grid = ("--people", "1,2", "--concurrency", "1", "--protocols", "grpc,http")
+    first = tmp_path / "first"
+    measure("person_gender", *grid, "--label", "short", "--output", str(first))
+    run = Run.load(first / REPORT_FILE)
+    assert len(run.points) == 4
+    assert {point.way for point in run.points} == {"grpc, wire", "http, wire"}
+    assert all(point.rate > 1 and point.compute_ms > 1 for point in run.points)
+    assert run.facts["server"].startswith("Triton 2.51")
+    assert "cpu_model.py, 2 instances" in run.facts["person_gender"]
+    assert run.facts["label"] == "short"
+    frame = ("person_attributes", "--people", "3", "--concurrency", "2")
+    second = tmp_path / "second"
+    against = ("--against", str(first / REPORT_FILE))
+    measure("person_gender", *frame, "--output", str(second), *against)
+    page = (second / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 4
+    assert "person_attributes" in (second / "report.md").read_text(encoding="utf-8")
+    said = measure("person_gender", "--against", __file__, code=1)
+    assert "not a load test's report" in said
+
+
+def _point(rates: list[float], concurrency: int = 1) -> Point:
+    return Point("m", "grpc, wire", 1, concurrency, rates, 1.0, 2.0, 0.1, 0.8, 0.1)
+
+
+def test_only_what_rounds_do_not_explain_is_a_change(tmp_path: Path) -> None:
+    before = Run({}, [_point([10, 11, 12]), _point([10, 11, 12], 2), _point([1], 9)])
+    after = Run({}, [_point([11.5, 13, 14]), _point([13, 14, 15], 2), _point([1], 8)])
+    first, second = changes(after, before)
+    assert (first.exceeds, second.exceeds) == (False, True)
+    assert second.ratio == pytest.approx(14 / 11)
+    write_report(tmp_path, after, before)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "| m, 1 people, grpc, wire, x2 | 11.0 | 14.0 | 1.27 | yes |" in text
+    assert Run.load(tmp_path / REPORT_FILE).points[0] == after.points[0]
 
 
 def test_people_are_drawn_as_stated() -> None:
