@@ -1,0 +1,157 @@
+"""Whether anything grows: `python -m loadtest.soak --minutes 30`, beside a running
+server on this machine.
+
+Cameras' frames through one client with shared memory, and crops through another over
+HTTP. Memory of this process and of the server's, open files and files in /dev/shm are
+sampled; growth is between the median of the second tenth of the time (the first warms
+up) and that of the last.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from loadtest.scenes import Scenes
+from personserve import Client
+
+SAMPLE_S = 5.0
+CALLERS = 2
+MOST_GROWTH = 0.02
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Memory in MiB; `files` are open ones of both sides, `shared` in /dev/shm."""
+
+    client_mib: float
+    server_mib: float
+    files: int
+    shared: int
+
+
+def main(
+    grpc: Annotated[str, typer.Option(help="gRPC address.")] = "127.0.0.1:8001",
+    http: Annotated[str, typer.Option(help="HTTP address.")] = "127.0.0.1:8000",
+    minutes: Annotated[float, typer.Option(min=0.1)] = 30.0,
+    pause_s: Annotated[float, typer.Option(help="Between calls of a caller.")] = 0.05,
+    video: Annotated[Path | None, typer.Option(help="Take frames from it.")] = None,
+) -> None:
+    """Print what grew; exit code 1 where memory grew by more than 2 %."""
+    console = Console()
+    end = time.monotonic() + minutes * 60
+    scenes = Scenes.of_video(video)
+    samples: list[Sample] = []
+    with (
+        Client(f"grpc://{grpc}", shared_memory="system") as frames,
+        Client(f"http://{http}") as crops,
+        ThreadPoolExecutor(CALLERS) as pool,
+        Progress(console=console, transient=True) as progress,
+    ):
+        callers = [
+            pool.submit(_frames, frames, scenes, end, pause_s),
+            pool.submit(_crops, crops, end, pause_s),
+        ]
+        bar = progress.add_task("soaking", total=minutes * 60)
+        while time.monotonic() < end:
+            samples.append(_sample())
+            progress.update(bar, completed=minutes * 60 - (end - time.monotonic()))
+            time.sleep(SAMPLE_S)
+        calls = [caller.result() for caller in callers]
+    table, grew = _table(samples)
+    console.print(table)
+    console.print(f"{minutes:g} minutes, {calls[0]} frames and {calls[1]} crops asked")
+    raise typer.Exit(int(grew))
+
+
+def _frames(client: Client, scenes: Scenes, end: float, pause_s: float) -> int:
+    rng, calls = np.random.default_rng(0), 0
+    while time.monotonic() < end:
+        client.attributes(*scenes.draw(rng))
+        calls += 1
+        time.sleep(pause_s)
+    return calls
+
+
+def _crops(client: Client, end: float, pause_s: float) -> int:
+    crops, calls = np.zeros((2, 256, 128, 3), np.uint8), 0
+    while time.monotonic() < end:
+        client.attributes_of_crops(crops)
+        calls += 1
+        time.sleep(pause_s)
+    return calls
+
+
+def _sample() -> Sample:
+    servers = list(_server_processes())
+    own = os.getpid()
+    return Sample(
+        _mib(own),
+        sum(_mib(pid) for pid in servers),
+        sum(_files(pid) for pid in (own, *servers)),
+        len(list(Path("/dev/shm").iterdir())),
+    )
+
+
+def _server_processes() -> Iterator[int]:
+    for path in Path("/proc").glob("[0-9]*/comm"):
+        try:
+            name = path.read_text(encoding="utf-8").strip()
+        except OSError:
+            continue
+        if name.startswith(("tritonserver", "triton_python_")):
+            yield int(path.parent.name)
+
+
+def _mib(pid: int) -> float:
+    """Proportional: pages that several processes share count once in all."""
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8")
+    except OSError:
+        return 0.0
+    (line,) = (line for line in text.splitlines() if line.startswith("Pss:"))
+    return int(line.split()[1]) / 1024
+
+
+def _files(pid: int) -> int:
+    try:
+        return len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    except OSError:
+        return 0
+
+
+def _table(samples: list[Sample]) -> tuple[Table, bool]:
+    """What was at the begin and at the end, and whether memory grew too much."""
+    tenth = max(1, len(samples) // 10)
+    early, late = samples[tenth : 2 * tenth] or samples[:1], samples[-tenth:]
+    table = Table("", "begin", "end", "growth")
+    grew = False
+    for name, title in (
+        ("client_mib", "client, MiB"),
+        ("server_mib", "server, MiB"),
+        ("files", "open files"),
+        ("shared", "files in /dev/shm"),
+    ):
+        begin, end = (
+            float(np.median([getattr(sample, name) for sample in part]))
+            for part in (early, late)
+        )
+        growth = end / begin - 1 if begin else 0.0
+        grew = grew or (name.endswith("mib") and growth > MOST_GROWTH)
+        table.add_row(title, f"{begin:.1f}", f"{end:.1f}", f"{growth:+.2%}")
+    return table, grew
+
+
+if __name__ == "__main__":
+    typer.run(main)
