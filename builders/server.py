@@ -135,6 +135,11 @@ class TritonServer:
 
     def start(self, timeout_s: float = START_TIMEOUT_S) -> None:
         """Start and wait until every model answers. Raises ServeError."""
+        if " " in str(self.repository.root):
+            raise ServeError(
+                f"the repository's path has a space ({self.repository.root}), and "
+                "Triton's Python backend ends without a word at one; move it"
+            )
         self._check_ports()
         self._check_shared_memory()
         self._folder = tempfile.TemporaryDirectory(prefix="personserve-")

@@ -66,7 +66,7 @@ def _build(model: Model, images: Path, folder: Path) -> Check:
     table = calibrate(model, arrays, str(StandIn()), chosen, "max", lambda *_: None)
     check = held_out_check(model, arrays, StandIn(), chosen)
     for precision, runtime in WAYS:
-        repository = Repository(folder / f"{precision} {runtime}")
+        repository = Repository(folder / f"{precision}-{runtime}")
         render(repository)
         table.save(repository)
         check.save(repository.built(model.name, CHECK_FILE))
@@ -81,7 +81,7 @@ def _measured(model: Model, check: Check, folder: Path) -> list[list[str]]:
     with ExitStack() as stack:
         clients = {}
         for precision, runtime in WAYS:
-            repository = Repository(folder / f"{precision} {runtime}")
+            repository = Repository(folder / f"{precision}-{runtime}")
             server = TritonServer(repository, models=[model.name], ports=Ports.free())
             address = stack.enter_context(server).grpc_address
             client = stack.enter_context(Client(address, timeout_s=60))

@@ -13,8 +13,17 @@ from pathlib import Path
 import pytest
 
 from builders import server as serving
+from builders.build import build_joints
 from builders.repository import ROOT, Repository
 from builders.server import Ports, ServeError, TritonServer
+
+
+def test_a_path_with_a_space_is_refused_in_words(tmp_path: Path) -> None:
+    repository = Repository(tmp_path / "my models")
+    build_joints(repository)
+    server = TritonServer(repository, models=["person_preprocess"], ports=Ports.free())
+    with pytest.raises(ServeError, match=r"has a space .*my models"):
+        server.start()
 
 
 def test_it_leaves_no_process_and_no_shared_memory(repository: Repository) -> None:
