@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from personserve._crops import Pixels
 from personserve._errors import InvalidInputError
+from personserve._picture_size import encoded_size
 
 Picture = Any
 """UINT8 [H, W, 3] BGR, an encoded JPEG, PNG or WebP as bytes or as a path, or a PIL
@@ -64,6 +65,12 @@ def is_encoded(sent: Pixels) -> bool:
 
 def decoded(sent: Pixels, what: str) -> Pixels:
     """Raw [H, W, 3] BGR of an encoded [1, 1, bytes]. Raises InvalidInputError."""
+    width, height = encoded_size(sent.reshape(-1).data.tobytes()) or (0, 0)
+    if width * height > MAX_PICTURE_PIXELS:
+        raise InvalidInputError(
+            f"{what}: {width}x{height} is over the limit of {MAX_PICTURE_PIXELS:,} "
+            "pixels"
+        )
     try:
         pixels = cv2.imdecode(sent.reshape(-1), cv2.IMREAD_COLOR)
     except cv2.error:
@@ -73,11 +80,6 @@ def decoded(sent: Pixels, what: str) -> Pixels:
         raise InvalidInputError(
             f"{what}: {sent.size} bytes starting {start} do not decode; expected a "
             "whole JPEG, PNG or WebP"
-        )
-    if pixels.shape[0] * pixels.shape[1] > MAX_PICTURE_PIXELS:
-        raise InvalidInputError(
-            f"{what}: {pixels.shape[1]}x{pixels.shape[0]} is over the limit of "
-            f"{MAX_PICTURE_PIXELS:,} pixels"
         )
     return np.asarray(pixels, np.uint8)
 
