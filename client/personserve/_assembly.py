@@ -46,16 +46,19 @@ class Assembled(Generic[W]):
 
 def assembled(
     address: str | Sequence[str],
+    transport: W | None,
+    wire_to: Callable[[Connection], W],
+    *,
     retry: Retry | None,
     tls: Tls | None,
     headers: Headers | None,
     compression: Literal["gzip"] | None,
     shared_memory: Literal["system"] | None,
     abstain_below: float,
-    transport: W | None,
-    wire_to: Callable[[Connection], W],
 ) -> Assembled[W]:
-    """See Client for the arguments. Raises InvalidInputError."""
+    """See Client for the arguments; `wire_to` makes transports where none is given.
+    Raises InvalidInputError.
+    """
     if compression not in {None, "gzip"}:
         raise InvalidInputError(f"compression={compression!r}: expected gzip or None")
     if shared_memory not in {None, "system"}:

@@ -62,14 +62,14 @@ class AsyncClient:
         self._timeout_s = timeout_s
         self._parts: Assembled[AsyncTransport] = assembled(
             address,
-            retry,
-            tls,
-            headers,
-            compression,
-            shared_memory,
-            abstain_below,
             transport,
             async_transport_to,
+            retry=retry,
+            tls=tls,
+            headers=headers,
+            compression=compression,
+            shared_memory=shared_memory,
+            abstain_below=abstain_below,
         )
         self._calls = self._parts.calls
         self._release = weakref.finalize(self, self._parts.release_memory)

@@ -65,14 +65,14 @@ class Client:
         self._timeout_s = timeout_s
         self._parts: Assembled[Transport] = assembled(
             address,
-            retry,
-            tls,
-            headers,
-            compression,
-            shared_memory,
-            abstain_below,
             transport,
             transport_to,
+            retry=retry,
+            tls=tls,
+            headers=headers,
+            compression=compression,
+            shared_memory=shared_memory,
+            abstain_below=abstain_below,
         )
         self._calls = self._parts.calls
         self._close = weakref.finalize(self, _close, self._parts)
