@@ -25,6 +25,7 @@ from builders.evaluation.datasets import Dataset, EvaluationError
 from builders.evaluation.pictures import UnreadablePictureError, read_crop
 from builders.parity import FloatArray, Runner
 from builders.repository import Repository
+from builders.runtimes.cpu_session import ONNX_RUNTIME
 from builders.server import Ports, TritonServer
 from builders.spec import Model
 from builders.verify import built_runner
@@ -100,8 +101,11 @@ def backend(
     else:
         target, file = TARGETS[name]
         run, record = built_runner(model, repository, target)
-        precision = record.get("precision")
-        label = f"{name}-{precision}" if precision else name
+        # onnx is FP32 by ONNX Runtime, unless it says otherwise
+        said = [record.get("precision", "fp32"), record.get("runtime", ONNX_RUNTIME)]
+        usual = ["fp32", ONNX_RUNTIME] if name == "onnx" else [None, ONNX_RUNTIME]
+        own = [a for a, b in zip(said, usual, strict=True) if a != b]
+        label = "-".join([name, *own])
         facts |= {"weights": record["inputs"]["weights"], "sha256": record["sha256"]}
         size = repository.built(model.name, file).stat().st_size
         yield Backend(label, run, facts, size)
