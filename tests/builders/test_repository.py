@@ -71,7 +71,7 @@ def test_targets_differ_in_execution_only(repository: Repository) -> None:
         assert config.HasField("dynamic_batching") == (path.name != "cpu.pbtxt")
         assert config.parameters["female_probability.labels"].string_value
         assert "untrained" in config.parameters["weights"].string_value
-    assert len(read) == 4
+    assert len(read) == 5
     assert all(config == read[0] for config in read)
 
 

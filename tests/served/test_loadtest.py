@@ -50,7 +50,7 @@ def test_all_users_are_answered(
         *("-H", f"{scheme}://{address}", "-u", "4", "--people", "2", "--fps", "1"),
         *("--csv", str(tmp_path / "load"), "--html", str(tmp_path / "load.html")),
         *extra,
-        seconds=8,
+        seconds=12,
     )
     assert code == 0, said
     entries = _entries(tmp_path / "load")
