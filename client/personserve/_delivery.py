@@ -26,6 +26,7 @@ from personserve._telemetry import Telemetry
 from personserve._transport import Streams
 
 T = TypeVar("T")
+A = TypeVar("A")
 W = TypeVar("W")
 """A transport of either kind."""
 
@@ -93,6 +94,26 @@ def directly(request: Request) -> Call[Any]:
     return (yield request)
 
 
+def _through(
+    call: Call[T], answered: Callable[[Request], Generator[A, Any, Any]]
+) -> Generator[A, Any, T]:
+    """The result of `call`, each of its requests `answered`; errors are its own to
+    take first.
+    """
+    try:
+        request = next(call)
+        while True:
+            try:
+                reply = yield from answered(request)
+            except PersonServeError as exc:
+                request = call.throw(exc)
+            else:
+                request = call.send(reply)
+    except StopIteration as stop:
+        result: T = stop.value
+        return result
+
+
 @dataclass
 class Delivery(Generic[W]):
     """The endpoints of one client, and its rules."""
@@ -121,18 +142,7 @@ class Delivery(Generic[W]):
     ) -> Generator[Send[W] | Pause, Any, T]:
         """Carry out `call`; all of its requests together have `timeout_s`."""
         deadline = time.monotonic() + timeout_s
-        try:
-            request = next(call)
-            while True:
-                try:
-                    reply = yield from self._deliver(request, deadline)
-                except PersonServeError as exc:
-                    request = call.throw(exc)
-                else:
-                    request = call.send(reply)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
+        return (yield from _through(call, lambda each: self._deliver(each, deadline)))
 
     def _deliver(
         self, request: Request, deadline: float
@@ -181,24 +191,16 @@ class Delivery(Generic[W]):
     def _exchanged(
         self, endpoint: Endpoint[W], request: Request, deadline: float
     ) -> Generator[Send[W], Any, Any]:
-        exchange = endpoint.exchange(request)
-        try:
-            part = next(exchange)
-            while True:
-                remaining_s = deadline - time.monotonic()
-                try:
-                    if remaining_s <= 0:
-                        raise RequestTimeoutError(
-                            "no time is left for another request; raise timeout_s",
-                            model=getattr(part, "model", None),
-                        )
-                    reply = yield Send(endpoint.transport, part, remaining_s)
-                except PersonServeError as exc:
-                    part = exchange.throw(exc)
-                else:
-                    part = exchange.send(reply)
-        except StopIteration as stop:
-            return stop.value
+        def sent(part: Request) -> Generator[Send[W], Any, Any]:
+            remaining_s = deadline - time.monotonic()
+            if remaining_s <= 0:
+                raise RequestTimeoutError(
+                    "no time is left for another request; raise timeout_s",
+                    model=getattr(part, "model", None),
+                )
+            return (yield Send(endpoint.transport, part, remaining_s))
+
+        return (yield from _through(endpoint.exchange(request), sent))
 
     def _allowed(self, request: Request) -> int:
         if isinstance(request, Ready):

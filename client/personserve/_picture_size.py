@@ -15,13 +15,13 @@ FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """Start-of-frame segments, which hold the size."""
 
 
-def encoded_size(data: bytes) -> tuple[int, int] | None:
+def encoded_size(data: bytes | memoryview) -> tuple[int, int] | None:
     """(width, height) of a PNG, JPEG or WebP; None for others and broken ones."""
     try:
-        if data.startswith(PNG):
+        if data[: len(PNG)] == PNG:
             width, height = struct.unpack_from(">II", data, 16)
             return width, height
-        if data.startswith(JPEG):
+        if data[: len(JPEG)] == JPEG:
             return _jpeg_size(data)
         if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
             return _webp_size(data)
@@ -30,7 +30,7 @@ def encoded_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+def _jpeg_size(data: bytes | memoryview) -> tuple[int, int] | None:
     at = len(JPEG)
     while data[at] == 0xFF:
         marker = data[at + 1]
@@ -45,7 +45,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _webp_size(data: bytes) -> tuple[int, int] | None:
+def _webp_size(data: bytes | memoryview) -> tuple[int, int] | None:
     kind = data[12:16]
     if kind == b"VP8X":
         sizes = (data[24:27], data[27:30])

@@ -65,7 +65,7 @@ def is_encoded(sent: Pixels) -> bool:
 
 def decoded(sent: Pixels, what: str) -> Pixels:
     """Raw [H, W, 3] BGR of an encoded [1, 1, bytes]. Raises InvalidInputError."""
-    width, height = encoded_size(sent.reshape(-1).data.tobytes()) or (0, 0)
+    width, height = encoded_size(sent.reshape(-1).data) or (0, 0)
     if width * height > MAX_PICTURE_PIXELS:
         raise InvalidInputError(
             f"{what}: {width}x{height} is over the limit of {MAX_PICTURE_PIXELS:,} "
