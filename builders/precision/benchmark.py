@@ -11,8 +11,6 @@ out.
 from __future__ import annotations
 
 import tempfile
-import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -34,6 +32,7 @@ from builders.server import Ports, TritonServer
 from builders.spec import Model
 from builders.weights import StandIn
 from personserve import Client
+from personserve._closed_loop import closed_loop
 
 NAMES = ("person_gender", "person_reid_kd_r18")
 WAYS = tuple(
@@ -102,18 +101,9 @@ def _measured(model: Model, check: Check, folder: Path) -> list[list[str]]:
 
 def _people_per_s(client: Client, model: Model, check: Check) -> float:
     inputs = {name: array[:CROPS] for name, array in check.inputs.items()}
-    began = time.perf_counter()
-
-    def ask(_caller: int) -> int:
-        calls = 0
-        while time.perf_counter() - began < ROUND_S:
-            client.infer(model.name, timeout_s=60, **inputs)
-            calls += 1
-        return calls
-
-    with ThreadPoolExecutor(CALLERS) as pool:
-        calls = sum(pool.map(ask, range(CALLERS)))
-    return calls * CROPS / (time.perf_counter() - began)
+    ask = partial(client.infer, model.name, timeout_s=60, **inputs)
+    times, taken_s = closed_loop(ask, CALLERS, ROUND_S)
+    return len(times) * CROPS / taken_s
 
 
 def _instructions() -> str:

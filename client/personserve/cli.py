@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -23,7 +22,7 @@ import numpy as np
 
 from personserve._calls import CROPS_MODEL, FRAME_MODEL
 from personserve._client import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, Client
-from personserve._crops import Pixels
+from personserve._closed_loop import closed_loop
 from personserve._drawing import contact_sheet, write_picture
 from personserve._errors import PersonServeError
 from personserve._looking import is_video, parsed_boxes, picture_of, pictures_in
@@ -259,7 +258,8 @@ def bench(
     crops = rng.integers(0, 256, shape, dtype=np.uint8)
     with SETTINGS.client() as client:
         client.attributes_of_crops(crops)
-        times, taken_s = _closed_loop(client, crops, concurrency, seconds)
+        ask = partial(client.attributes_of_crops, crops)
+        times, taken_s = closed_loop(ask, concurrency, seconds)
     median, late = np.percentile(times, [50, 99]) * 1e3
     rate = people * len(times) / taken_s
     if SETTINGS.plain:
@@ -269,24 +269,6 @@ def bench(
         f"{rate:.1f} people/s, a call of {people} takes {median:.1f} ms (p50), "
         f"{late:.1f} ms (p99); {len(times)} calls, {concurrency} at once"
     )
-
-
-def _closed_loop(
-    client: Client, crops: Pixels, concurrency: int, seconds: float
-) -> tuple[list[float], float]:
-    """(seconds of each call, seconds in all): each caller asks again when answered."""
-    began = time.perf_counter()
-
-    def ask(_caller: int) -> list[float]:
-        found = []
-        while (start := time.perf_counter()) - began < seconds:
-            client.attributes_of_crops(crops)
-            found.append(time.perf_counter() - start)
-        return found
-
-    with ThreadPoolExecutor(concurrency) as pool:
-        each = list(pool.map(ask, range(concurrency)))
-    return [t for times in each for t in times], time.perf_counter() - began
 
 
 def main() -> None:
