@@ -6,7 +6,8 @@
 # IMAGES: a folder of crops, to calibrate INT8 with; without it there is no INT8.
 # FINETUNE: models whose INT8 is also fine-tuned on them, in STEPS (300) steps.
 # PRECISIONS: of the plans (default: fp32 tf32 fp16 int8).
-# PERF_ANALYZER: NVIDIA's perf_analyzer; with it plans are also served, in FP16.
+# SERVED: if set, plans are also served, in FP16, and loaded over the wire and in shared
+#   memory by NVIDIA's perf_analyzer (found on PATH, or in its wheel).
 set -euo pipefail
 out=$(realpath -m "$1"); shift
 cd "$(dirname "$0")/.."
@@ -16,28 +17,42 @@ precisions=(${PRECISIONS:-fp32 tf32 fp16 int8})
 mkdir -p "$out" .reference
 for model in "${models[@]}"; do
   $torch -m builders reference "$model" --output ".reference/$model.npz" \
-    --export ".reference/$model.wts"
+    --export ".reference/$model.safetensors"
   if [[ -n ${IMAGES:-} ]]; then
-    $torch -m builders calibrate "$model" --weights ".reference/$model.wts" \
+    $torch -m builders calibrate "$model" --weights ".reference/$model.safetensors" \
       --images "$IMAGES"
     if [[ " ${FINETUNE:-} " == *" $model "* ]]; then
-      $torch -m builders finetune-int8 "$model" --weights ".reference/$model.wts" \
+      $torch -m builders finetune-int8 "$model" --weights ".reference/$model.safetensors" \
         --images "$IMAGES" --batch 32 --steps "${STEPS:-300}"
     fi
   fi
   $tensorrt -m builders report "$model" --target tensorrt --output "$out" \
-    --weights ".reference/$model.wts" --reference ".reference/$model.npz" \
+    --weights ".reference/$model.safetensors" --reference ".reference/$model.npz" \
     "${precisions[@]/#/--precision=}"
   $torch -m builders report "$model" --target torch --output "$out" \
-    --weights ".reference/$model.wts"
+    --weights ".reference/$model.safetensors"
 done
 $torch -m builders.benchmark table "$out" | tee "$out/figures.md"
-if [[ -n ${PERF_ANALYZER:-} ]]; then
-  for model in "${models[@]}"; do
+if [[ -n ${SERVED:-} ]]; then
+  served=(person_gender person_reid_kd_r18)
+  for model in "${served[@]}"; do
+    $torch -m builders reference "$model" --output ".reference/$model.npz" \
+      --export ".reference/$model.safetensors"
     $tensorrt -m builders build "$model" --target tensorrt --precision fp16 \
-      --weights ".reference/$model.wts"
+      --weights ".reference/$model.safetensors"
   done
-  $torch -m loadtest.perf_input .reference/frame.json
-  $tensorrt -m builders.benchmark served "$PERF_ANALYZER" .reference/frame.json \
-    "$out/served.md" | tee "$out/served.txt"
+  $tensorrt -m builders serve --target rtx --log "$out/triton.log" \
+    > "$out/server.log" 2>&1 &
+  server=$!
+  trap 'kill $server' EXIT
+  for _ in {1..60}; do $torch -m personserve check > /dev/null && break; sleep 2; done
+  $tensorrt -m builders.benchmark answers 127.0.0.1:8001 "${served[@]}" \
+    | tee "$out/answers.txt"
+  $torch -m loadtest.perf_analyzer "${served[@]}" --people 8,64 --concurrency 1,4,16 \
+    --memories none,system,cuda --rounds 3 --seconds 0.5 --output "$out/served" \
+    --label "TensorRT 8.6.0 in Python, FP16"
+  $torch -m loadtest.perf_analyzer person_attributes --people 10 --concurrency 1,4,16 \
+    --rounds 3 --seconds 0.5 --output "$out/frames" \
+    --label "TensorRT 8.6.0 in Python, FP16"
+  $torch -m loadtest.transfer | tee "$out/transfer.txt"
 fi

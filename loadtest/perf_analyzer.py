@@ -91,7 +91,7 @@ def main(
     people: Numbers = "1,8",
     concurrency: Numbers = "1,4",
     protocols: Numbers = "grpc",
-    memories: Annotated[str, typer.Option(help="none and system.")] = "none",
+    memories: Annotated[str, typer.Option(help="none, system, cuda.")] = "none",
     seconds: Annotated[float, typer.Option(min=0.2, help="Of one window.")] = 2.0,
     rounds: Annotated[int, typer.Option(min=1)] = 5,
     label: Annotated[

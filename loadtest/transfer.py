@@ -3,8 +3,9 @@
 
 The preprocessing model is asked to cut one small crop out of what is sent, so that
 little but the transfer is left: a raw 1080p frame, as many bytes as 64 gender crops,
-and a JPEG. All ways take turns within one run; CPU time is this process's. Then the
-whole job with people cut on the server and in the client.
+and a JPEG. All ways take turns within one run; CPU time is this process's. Where there
+is a GPU, that is also a way: CUDA's shared memory, filled from the host, and from torch
+on the GPU. Then the whole job with people cut on the server and in the client.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from rich.table import Table
 
 from loadtest.perf_input import FRAME_HW, jpeg_frame, some_boxes
 from personserve import Client
+from personserve._requests import Memory
+from personserve._segments import cuda_runtime
 
 MODEL = "person_preprocess"
 BOX = np.array([[0, 0, 40, 100]], np.float32)
-MEMORIES: tuple[Literal["system"] | None, ...] = (None, "system")
 PEOPLE = (1, 4, 10)
 CUTS: tuple[Literal["server", "client"], ...] = ("server", "client")
 
@@ -56,10 +58,18 @@ def main(
                 Client(f"{scheme}://{address}", shared_memory=memory)
             )
             for scheme, address in (("grpc", grpc), ("http", http))
-            for memory in MEMORIES
+            for memory in _memories()
         }
         console.print(_transfers(clients, payloads, rounds))
         console.print(_cuts(clients, frame, jpeg.tobytes(), rounds // 5))
+
+
+def _memories() -> tuple[Memory | None, ...]:
+    try:
+        cuda_runtime()
+    except OSError:
+        return (None, "system")
+    return (None, "system", "cuda")
 
 
 def _transfers(
@@ -71,6 +81,15 @@ def _transfers(
             way: partial(client.infer, MODEL, frame=payload, boxes=BOX)
             for way, client in clients.items()
         }
+        if "grpc, cuda" in clients:
+            import torch
+
+            works["grpc, cuda from torch"] = partial(
+                clients["grpc, cuda"].infer,
+                MODEL,
+                frame=torch.from_numpy(payload).cuda(),
+                boxes=BOX,
+            )
         found = _in_turns(works, rounds)
         base = next(iter(found.values()))[0]
         for way, (ms, cpu_ms) in found.items():

@@ -11,7 +11,8 @@ from personserve._calls import Calls
 from personserve._connection import Address, Connection, Headers, Tls
 from personserve._delivery import Delivery, Endpoint, Retry, directly
 from personserve._errors import InvalidInputError, PersonServeError
-from personserve._requests import UnregisterMemory
+from personserve._requests import Memory, UnregisterMemory
+from personserve._segments import KINDS, cuda_runtime
 from personserve._shared_memory import Pool
 from personserve._telemetry import Telemetry
 from personserve._transport import transport_to
@@ -34,13 +35,14 @@ class Assembled(Generic[W]):
         where there may be no event loop: so with a connection of its own.
         """
         for connection, pool in self.pools:
-            regions = pool.regions()
-            if not regions:
+            segments = pool.taken()
+            if not segments:
                 continue
             wire = transport_to(connection)
             with suppress(PersonServeError):
-                for region in regions:
-                    wire.send(UnregisterMemory(region), RELEASE_TIMEOUT_S)
+                for segment in segments:
+                    request = UnregisterMemory(segment.region, pool.memory)
+                    wire.send(request, RELEASE_TIMEOUT_S)
             wire.close()
 
 
@@ -53,7 +55,7 @@ def assembled(
     tls: Tls | None,
     headers: Headers | None,
     compression: Literal["gzip"] | None,
-    shared_memory: Literal["system"] | None,
+    shared_memory: Memory | None,
     abstain_below: float,
 ) -> Assembled[W]:
     """See Client for the arguments; `wire_to` makes transports where none is given.
@@ -61,10 +63,7 @@ def assembled(
     """
     if compression not in {None, "gzip"}:
         raise InvalidInputError(f"compression={compression!r}: expected gzip or None")
-    if shared_memory not in {None, "system"}:
-        raise InvalidInputError(
-            f"shared_memory={shared_memory!r}: expected system or None"
-        )
+    _check_memory(shared_memory)
     addresses = [address] if isinstance(address, str) else list(address)
     if not addresses:
         raise InvalidInputError("no address: expected at least one")
@@ -75,8 +74,8 @@ def assembled(
             Address.parse(text), tls or Tls(), headers or {}, compression
         )
         exchange = directly
-        if shared_memory == "system":
-            pool = Pool()
+        if shared_memory is not None:
+            pool = Pool(shared_memory)
             pools.append((connection, pool))
             exchange = pool.exchange
         wire = wire_to(connection) if transport is None else transport
@@ -84,3 +83,15 @@ def assembled(
     calls = Calls(abstain_below, shares_memory=shared_memory is not None)
     delivery = Delivery(endpoints, retry or Retry(), Telemetry())
     return Assembled(calls, delivery, pools)
+
+
+def _check_memory(memory: Memory | None) -> None:
+    if memory not in {None, *KINDS}:
+        raise InvalidInputError(
+            f"shared_memory={memory!r}: expected system, cuda or None"
+        )
+    if memory == "cuda":
+        try:
+            cuda_runtime()
+        except OSError as exc:
+            raise InvalidInputError(f'shared_memory="cuda": {exc}') from exc

@@ -27,7 +27,13 @@ from personserve._connection import Headers, Tls
 from personserve._delivery import Call, Delivery, Pause, Retry, Send
 from personserve._errors import PersonServeError
 from personserve._pictures import Boxes, Picture, Pictures
-from personserve._requests import Array, ModelDescription, ModelState
+from personserve._requests import (
+    Array,
+    Memory,
+    ModelDescription,
+    ModelState,
+    OnGpu,
+)
 from personserve._results import Classification, Kinship, People
 from personserve._transport import AsyncTransport, async_transport_to
 
@@ -55,7 +61,7 @@ class AsyncClient:
         tls: Tls | None = None,
         headers: Headers | None = None,
         compression: Literal["gzip"] | None = None,
-        shared_memory: Literal["system"] | None = None,
+        shared_memory: Memory | None = None,
         abstain_below: float = 0.0,
         transport: AsyncTransport | None = None,
     ) -> None:
@@ -146,7 +152,7 @@ class AsyncClient:
         return await self._run(call, timeout_s)
 
     async def infer(
-        self, model: str, *, timeout_s: float | None = None, **arrays: Array
+        self, model: str, *, timeout_s: float | None = None, **arrays: Array | OnGpu
     ) -> dict[str, Array]:
         """See Client.infer."""
         return await self._run(self._calls.infer(model, arrays), timeout_s)

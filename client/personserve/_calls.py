@@ -40,10 +40,12 @@ from personserve._pictures import (
 from personserve._requests import (
     Array,
     DescribeModel,
+    DeviceArray,
     Infer,
     ListModels,
     ModelDescription,
     ModelState,
+    OnGpu,
 )
 from personserve._results import (
     Class,
@@ -145,12 +147,14 @@ class Calls:
             found += [_classified(row, count, labels, model) for row in logits]
         return found
 
-    def infer(self, model: str, arrays: Mapping[str, Array]) -> Call[dict[str, Array]]:
+    def infer(
+        self, model: str, arrays: Mapping[str, Array | OnGpu]
+    ) -> Call[dict[str, Array]]:
         """See Client.infer."""
         known = yield from self.describe(model)
-        _check_inputs(known, arrays)
+        inputs = _checked_inputs(known, arrays)
         reply: dict[str, Array] = yield Infer(
-            model, arrays, uuid4().hex, repeatable=not known.stateful
+            model, inputs, uuid4().hex, repeatable=not known.stateful
         )
         return reply
 
@@ -327,19 +331,33 @@ def _resized(crops: Sequence[Pixels], shape: CropShape) -> Pixels:
     return out
 
 
-def _check_inputs(model: ModelDescription, arrays: Mapping[str, Array]) -> None:
+def _checked_inputs(
+    model: ModelDescription, arrays: Mapping[str, Array | OnGpu]
+) -> dict[str, Array | DeviceArray]:
     expected = {t.name: t for t in model.inputs}
     if set(arrays) != set(expected):
         raise InvalidInputError(
             f"expected inputs {sorted(expected)}, got {sorted(arrays)}",
             model=model.name,
         )
-    for name, array in arrays.items():
-        if not isinstance(array, np.ndarray):
-            raise InvalidInputError(
-                f"{name}: expected a NumPy array, got {type(array).__name__}",
-                model=model.name,
-            )
+    return {name: _checked_input(model, name, arrays[name]) for name in arrays}
+
+
+def _checked_input(
+    model: ModelDescription, name: str, value: Any
+) -> Array | DeviceArray:
+    if isinstance(value, np.ndarray):
+        return value
+    try:
+        on_gpu = DeviceArray.of(value)
+    except (ValueError, TypeError, AttributeError) as exc:  # torch's, on the CPU
+        raise InvalidInputError(f"{name}: {exc}", model=model.name) from exc
+    if on_gpu is None:
+        raise InvalidInputError(
+            f"{name}: expected a NumPy array, got {type(value).__name__}",
+            model=model.name,
+        )
+    return on_gpu
 
 
 def _nobody() -> People:

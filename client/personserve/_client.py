@@ -17,7 +17,14 @@ from personserve._connection import Headers, Tls
 from personserve._delivery import Call, Delivery, Pause, Retry, Send
 from personserve._errors import PersonServeError
 from personserve._pictures import Boxes, Picture, Pictures
-from personserve._requests import Array, ModelDescription, ModelState, Ready
+from personserve._requests import (
+    Array,
+    Memory,
+    ModelDescription,
+    ModelState,
+    OnGpu,
+    Ready,
+)
 from personserve._results import Classification, Kinship, People
 from personserve._transport import Transport, transport_to
 
@@ -42,8 +49,9 @@ class Client:
     go to each in turn, and around those that fail. `timeout_s` is the deadline of each
     call that does not name its own, retries included. `headers` go with every request;
     a callable is asked each time, for tokens that change. `compression` is "gzip" for
-    slow networks. `shared_memory="system"` hands frames and crops over in /dev/shm
-    where the server is on this machine. A gender less probable than `abstain_below`
+    slow networks. `shared_memory` hands frames and crops over where the server is on
+    this machine: in /dev/shm ("system") or in the first GPU's memory ("cuda"). A gender
+    less probable than `abstain_below`
     comes back as abstained. `transport` replaces the wire, for tests.
 
     Calls raise PersonServeError; `personserve._errors` draws its tree.
@@ -58,7 +66,7 @@ class Client:
         tls: Tls | None = None,
         headers: Headers | None = None,
         compression: Literal["gzip"] | None = None,
-        shared_memory: Literal["system"] | None = None,
+        shared_memory: Memory | None = None,
         abstain_below: float = 0.0,
         transport: Transport | None = None,
     ) -> None:
@@ -172,9 +180,11 @@ class Client:
         return self._run(self._calls.classify(pictures, count, labels), timeout_s)
 
     def infer(
-        self, model: str, *, timeout_s: float | None = None, **arrays: Array
+        self, model: str, *, timeout_s: float | None = None, **arrays: Array | OnGpu
     ) -> dict[str, Array]:
-        """Outputs of any of the server's models by name, for inputs by name."""
+        """Outputs of any of the server's models by name, for inputs by name; with
+        `shared_memory="cuda"` inputs may be on the GPU (torch, CuPy).
+        """
         return self._run(self._calls.infer(model, arrays), timeout_s)
 
     def describe(

@@ -98,22 +98,6 @@ MESSAGES: Mapping[type, tuple[str, Callable[[Any], Any]]] = {
         lambda request: service_pb2.ModelConfigRequest(name=request.model),
     ),
     ListModels: ("RepositoryIndex", lambda _: service_pb2.RepositoryIndexRequest()),
-    RegisterMemory: (
-        "SystemSharedMemoryRegister",
-        lambda request: service_pb2.SystemSharedMemoryRegisterRequest(
-            name=request.region, key=request.key, byte_size=request.byte_size
-        ),
-    ),
-    UnregisterMemory: (
-        "SystemSharedMemoryUnregister",
-        lambda request: service_pb2.SystemSharedMemoryUnregisterRequest(
-            name=request.region
-        ),
-    ),
-    ListMemory: (
-        "SystemSharedMemoryStatus",
-        lambda _: service_pb2.SystemSharedMemoryStatusRequest(),
-    ),
 }
 """Triton's method, and what makes its message."""
 
@@ -124,8 +108,29 @@ def asked(request: Request) -> tuple[str, Any]:
         return "ModelReady", service_pb2.ModelReadyRequest(name=request.model)
     if isinstance(request, Ready):
         return "ServerReady", service_pb2.ServerReadyRequest()
+    if isinstance(request, RegisterMemory | UnregisterMemory | ListMemory):
+        return _asked_of_memory(request)
     method, message = MESSAGES[type(request)]
     return method, message(request)
+
+
+def _asked_of_memory(
+    request: RegisterMemory | UnregisterMemory | ListMemory,
+) -> tuple[str, Any]:
+    """Triton names all six methods by one rule."""
+    verb: str = "Status"
+    values: dict[str, Any] = {}
+    if isinstance(request, UnregisterMemory):
+        verb, values = "Unregister", {"name": request.region}
+    elif isinstance(request, RegisterMemory):
+        verb = "Register"
+        values = {"name": request.region, "byte_size": request.byte_size}
+        if request.gpu is None:
+            values["key"] = request.key
+        else:
+            values.update(raw_handle=request.key, device_id=request.gpu)
+    method = f"{request.memory.title()}SharedMemory{verb}"
+    return method, getattr(service_pb2, f"{method}Request")(**values)
 
 
 def metadata_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 from collections.abc import Mapping
@@ -118,14 +119,13 @@ def message_of(request: Request, connection: Connection) -> Message:
             "health/ready" if name is None else f"models/{quote(name, safe='')}/ready"
         )
     elif isinstance(request, ListMemory):
-        method, path = "GET", "systemsharedmemory/status"
+        method, path = "GET", f"{request.memory}sharedmemory/status"
     else:
-        registers = isinstance(request, RegisterMemory)
-        verb = "register" if registers else "unregister"
-        path = f"systemsharedmemory/region/{quote(request.region, safe='')}/{verb}"
+        verb = "unregister"
         if isinstance(request, RegisterMemory):
-            what = {"key": request.key, "offset": 0, "byte_size": request.byte_size}
-            content = json.dumps(what).encode()
+            verb, content = "register", json.dumps(_registration(request)).encode()
+        region = quote(request.region, safe="")
+        path = f"{request.memory}sharedmemory/region/{region}/{verb}"
     if connection.compression == "gzip" and content:
         headers["content-encoding"] = "gzip"
         content = gzip.compress(content, compresslevel=1)
@@ -174,6 +174,17 @@ def _settings(connection: Connection) -> dict[str, Any]:
         # Triton would pack every answer, at twice the time of a whole call
         "headers": {"accept-encoding": connection.compression or "identity"},
         "verify": connection.tls.context() if encrypted else False,
+    }
+
+
+def _registration(request: RegisterMemory) -> dict[str, Any]:
+    if isinstance(request.key, str):
+        return {"key": request.key, "offset": 0, "byte_size": request.byte_size}
+    handle = base64.b64encode(request.key).decode()
+    return {
+        "raw_handle": {"b64": handle},
+        "device_id": request.gpu,
+        "byte_size": request.byte_size,
     }
 
 

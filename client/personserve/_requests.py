@@ -4,12 +4,55 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+
+Memory = Literal["system", "cuda"]
+"""What client and server can share: /dev/shm, or a GPU's memory."""
+
+
+class OnGpu(Protocol):
+    """An array on a GPU: of torch, CuPy, Numba."""
+
+    @property
+    def __cuda_array_interface__(self) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class DeviceArray:
+    """A contiguous array on a GPU, at address `pointer`; `owner` keeps it there."""
+
+    pointer: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    owner: Any = field(repr=False)
+
+    @classmethod
+    def of(cls, value: Any) -> DeviceArray | None:
+        """From what is OnGpu, None otherwise. Raises ValueError for one with gaps."""
+        found = getattr(value, "__cuda_array_interface__", None)
+        if found is None:
+            return None
+        if found.get("strides") is not None:
+            raise ValueError("not contiguous on the GPU: make it so first")
+        pointer, _ = found["data"]
+        return cls(pointer, tuple(found["shape"]), np.dtype(found["typestr"]), value)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its values."""
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+    def needs_cuda(self) -> str:
+        """What to say where it cannot be sent."""
+        return (
+            f'an array {list(self.shape)} on the GPU needs shared_memory="cuda" and '
+            "a server on the same GPU; copy it to the host to send it over a wire"
+        )
 
 
 @dataclass(frozen=True)
@@ -30,7 +73,7 @@ class Infer:
     """
 
     model: str
-    inputs: Mapping[str, Array | Region]
+    inputs: Mapping[str, Array | DeviceArray | Region]
     request_id: str = ""
     repeatable: bool = True
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -57,11 +100,19 @@ class Ready:
 
 @dataclass(frozen=True)
 class RegisterMemory:
-    """Have the server map the shared memory file `key` as `region`; no reply."""
+    """Have the server map memory as `region`; no reply. `key` is the name of a file in
+    /dev/shm, or the CUDA IPC handle of memory on `gpu`.
+    """
 
     region: str
-    key: str
+    key: str | bytes
     byte_size: int
+    gpu: int | None = None
+
+    @property
+    def memory(self) -> Memory:
+        """Its kind."""
+        return "system" if self.gpu is None else "cuda"
 
 
 @dataclass(frozen=True)
@@ -69,11 +120,14 @@ class UnregisterMemory:
     """Have the server let go of `region`; no reply."""
 
     region: str
+    memory: Memory = "system"
 
 
 @dataclass(frozen=True)
 class ListMemory:
     """Ask which regions are registered; the reply is a tuple of their names."""
+
+    memory: Memory = "system"
 
 
 Request = (

@@ -14,7 +14,7 @@ from tritonclient.utils import (
 )
 
 from personserve._errors import InvalidInputError, ServerError
-from personserve._requests import Array
+from personserve._requests import Array, DeviceArray
 
 
 def data_type_of(name: str, data_type: np.dtype[np.generic]) -> str:
@@ -25,8 +25,12 @@ def data_type_of(name: str, data_type: np.dtype[np.generic]) -> str:
     return str(known)
 
 
-def data_of(array: Array) -> memoryview | bytes:
-    """The values of `array`, without a copy where they lie in one piece."""
+def data_of(array: Array | DeviceArray) -> memoryview | bytes:
+    """The values of `array`, without a copy where they lie in one piece. Raises
+    InvalidInputError where they are on a GPU.
+    """
+    if isinstance(array, DeviceArray):
+        raise InvalidInputError(array.needs_cuda())
     if array.dtype.kind in "OSU":
         packed = serialize_byte_tensor(array)
         return bytes(packed.item()) if packed.size else b""

@@ -219,7 +219,7 @@ def test_what_people_are_asked_next() -> None:
         ({"address": "grpc://x:nine"}, "grpc://x:nine"),
         ({"address": []}, "at least one"),
         ({"compression": "zip"}, "expected gzip"),
-        ({"shared_memory": "cuda"}, "expected system"),
+        ({"shared_memory": "disk"}, "expected system, cuda or None"),
     ],
 )
 def test_wrong_settings_are_said_at_once(how: Any, message: str) -> None:

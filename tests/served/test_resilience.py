@@ -29,7 +29,7 @@ from personserve import (
 )
 from personserve._grpc import GrpcTransport
 from personserve._requests import ListMemory
-from personserve._shared_memory import FOLDER
+from personserve._segments import FOLDER
 
 (GENDER,) = models(["person_gender"])
 MODEL = GENDER.name
