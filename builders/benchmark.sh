@@ -7,12 +7,14 @@
 # FINETUNE: models whose INT8 is also fine-tuned on them, in STEPS (300) steps.
 # PRECISIONS: of the plans (default: fp32 tf32 fp16 int8).
 # SERVED: if set, plans are also served, in FP16, and loaded over the wire and in shared
-#   memory by NVIDIA's perf_analyzer (found on PATH, or in its wheel).
+#   memory by NVIDIA's perf_analyzer (found on PATH, or in its wheel); "only" does no
+#   more than that.
 set -euo pipefail
 out=$(realpath -m "$1"); shift
 cd "$(dirname "$0")/.."
 torch=${PYTHON_TORCH:-python3} tensorrt=${PYTHON_TENSORRT:-python3}
 models=(${@:-person_gender person_reid_kd_r18 person_gender_reid})
+[[ ${SERVED:-} == only ]] && models=()
 precisions=(${PRECISIONS:-fp32 tf32 fp16 int8})
 mkdir -p "$out" .reference
 for model in "${models[@]}"; do
@@ -32,7 +34,7 @@ for model in "${models[@]}"; do
   $torch -m builders report "$model" --target torch --output "$out" \
     --weights ".reference/$model.safetensors"
 done
-$torch -m builders.benchmark table "$out" | tee "$out/figures.md"
+((${#models[@]})) && $torch -m builders.benchmark table "$out" | tee "$out/figures.md"
 if [[ -n ${SERVED:-} ]]; then
   served=(person_gender person_reid_kd_r18)
   for model in "${served[@]}"; do
