@@ -50,11 +50,11 @@ if [[ -n ${SERVED:-} ]]; then
   for _ in {1..60}; do $torch -m personserve check > /dev/null && break; sleep 2; done
   $tensorrt -m builders.benchmark answers 127.0.0.1:8001 "${served[@]}" \
     | tee "$out/answers.txt"
-  $torch -m loadtest.perf_analyzer "${served[@]}" --people 8,64 --concurrency 1,4,16 \
-    --memories none,system,cuda --rounds 3 --seconds 0.5 --output "$out/served" \
+  $torch -m loadtest.perf_analyzer "${served[@]}" --people 8,64 --concurrency 1,16 \
+    --memories none,system,cuda --rounds 2 --seconds 0.5 --output "$out/served" \
     --label "TensorRT 8.6.0 in Python, FP16"
-  $torch -m loadtest.perf_analyzer person_attributes --people 10 --concurrency 1,4,16 \
-    --rounds 3 --seconds 0.5 --output "$out/frames" \
+  $torch -m loadtest.perf_analyzer person_attributes --people 10 --concurrency 1,16 \
+    --rounds 2 --seconds 0.5 --output "$out/frames" \
     --label "TensorRT 8.6.0 in Python, FP16"
   $torch -m loadtest.transfer | tee "$out/transfer.txt"
 fi

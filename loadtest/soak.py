@@ -2,27 +2,27 @@
 server on this machine.
 
 Cameras' frames through one client with shared memory, and crops through another over
-HTTP. Memory of this process and of the server's, open files and files in /dev/shm are
-sampled; growth is between the median of the second tenth of the time (the first warms
-up) and that of the last.
+HTTP. Memory of this process and of the server's (pages that several share count once in
+all), open files and files in /dev/shm are sampled; growth is between the median of the
+second tenth of the time (the first warms up) and that of the last.
 """
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import psutil
 import typer
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from loadtest.processes import family, listening_at, memory_mib
 from loadtest.scenes import Scenes
 from personserve import Client
 
@@ -53,6 +53,7 @@ def main(
     end = time.monotonic() + minutes * 60
     scenes = Scenes.of_video(video)
     samples: list[Sample] = []
+    server = listening_at(grpc)
     with (
         Client(f"grpc://{grpc}", shared_memory="system") as frames,
         Client(f"http://{http}") as crops,
@@ -65,7 +66,7 @@ def main(
         ]
         bar = progress.add_task("soaking", total=minutes * 60)
         while time.monotonic() < end:
-            samples.append(_sample())
+            samples.append(_sample(server))
             progress.update(bar, completed=minutes * 60 - (end - time.monotonic()))
             time.sleep(SAMPLE_S)
         calls = [caller.result() for caller in callers]
@@ -93,42 +94,15 @@ def _crops(client: Client, end: float, pause_s: float) -> int:
     return calls
 
 
-def _sample() -> Sample:
-    servers = list(_server_processes())
-    own = os.getpid()
+def _sample(server: psutil.Process) -> Sample:
+    own = psutil.Process()
+    servers = family(server)
     return Sample(
-        _mib(own),
-        sum(_mib(pid) for pid in servers),
-        sum(_files(pid) for pid in (own, *servers)),
+        memory_mib([own]),
+        memory_mib(servers),
+        sum(process.num_fds() for process in (own, *servers)),
         len(list(Path("/dev/shm").iterdir())),
     )
-
-
-def _server_processes() -> Iterator[int]:
-    for path in Path("/proc").glob("[0-9]*/comm"):
-        try:
-            name = path.read_text(encoding="utf-8").strip()
-        except OSError:
-            continue
-        if name.startswith(("tritonserver", "triton_python_")):
-            yield int(path.parent.name)
-
-
-def _mib(pid: int) -> float:
-    """Proportional: pages that several processes share count once in all."""
-    try:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8")
-    except OSError:
-        return 0.0
-    (line,) = (line for line in text.splitlines() if line.startswith("Pss:"))
-    return int(line.split()[1]) / 1024
-
-
-def _files(pid: int) -> int:
-    try:
-        return len(list(Path(f"/proc/{pid}/fd").iterdir()))
-    except OSError:
-        return 0
 
 
 def _table(samples: list[Sample]) -> tuple[Table, bool]:
