@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Every GPU figure that builders/BENCHMARKS.md publishes, on the machine it runs on:
 #   builders/benchmark.sh OUTDIR [MODEL ...]
-# PYTHON_TORCH: a Python with torch and CUDA (default python3).
+# PYTHON_TORCH: a Python with torch, CUDA and personserve[loadtest] (default python3).
 # PYTHON_TENSORRT: a Python with TensorRT and cuda-bindings (default python3).
 # IMAGES: a folder of crops, to calibrate INT8 with; without it there is no INT8.
 # FINETUNE: models whose INT8 is also fine-tuned on them, in STEPS (300) steps.
@@ -50,11 +50,11 @@ if [[ -n ${SERVED:-} ]]; then
   for _ in {1..60}; do $torch -m personserve check > /dev/null && break; sleep 2; done
   $tensorrt -m builders.benchmark answers 127.0.0.1:8001 "${served[@]}" \
     | tee "$out/answers.txt"
-  $torch -m loadtest.perf_analyzer "${served[@]}" --people 8,64 --concurrency 1,16 \
+  $torch -m loadtest perf "${served[@]}" --people 8,64 --concurrency 1,16 \
     --memories none,system,cuda --rounds 2 --seconds 0.5 --output "$out/served" \
     --label "TensorRT 8.6.0 in Python, FP16"
-  $torch -m loadtest.perf_analyzer person_attributes --people 10 --concurrency 1,16 \
+  $torch -m loadtest perf person_attributes --people 10 --concurrency 1,16 \
     --rounds 2 --seconds 0.5 --output "$out/frames" \
     --label "TensorRT 8.6.0 in Python, FP16"
-  $torch -m loadtest.transfer | tee "$out/transfer.txt"
+  $torch -m loadtest transfer | tee "$out/transfer.txt"
 fi

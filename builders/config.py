@@ -30,7 +30,7 @@ def _tensorrt(model: Network) -> Fields:
         "platform": "tensorrt_plan",
         "default_model_filename": "model.plan",
         "instance_group": [{"kind": "KIND_GPU", "count": model.batching.gpu_instances}],
-        "dynamic_batching": _dynamic_batching(model),
+        "dynamic_batching": _dynamic_batching(model, model.batching.queue_delay_us),
         "model_warmup": _warm_up(
             model, {1, model.batching.usual, model.batching.maximum}
         ),
@@ -42,7 +42,7 @@ def _onnxruntime(model: Network) -> Fields:
         "backend": "onnxruntime",
         "default_model_filename": "model.onnx",
         "instance_group": [{"kind": "KIND_AUTO"}],
-        "dynamic_batching": _dynamic_batching(model),
+        "dynamic_batching": _dynamic_batching(model, model.batching.queue_delay_us),
         "model_warmup": _warm_up(model, {1, model.batching.usual}),
     }
 
@@ -57,14 +57,16 @@ def _openvino(model: Network) -> Fields:
 
 
 def _cpu(model: Network) -> Fields:
-    # no dynamic batching: a larger batch is no faster on a CPU, and merging requests
-    # for one instance leaves the others idle (loadtest/BENCHMARKS.md)
-    return {
+    fields: Fields = {
         "backend": "python",
         "default_model_filename": "cpu_model.py",
         "instance_group": [{"kind": "KIND_CPU", "count": model.batching.cpu_instances}],
         "model_warmup": _warm_up(model, {1}),
     }
+    delay_us = model.batching.cpu_queue_delay_us
+    if delay_us is not None:
+        fields["dynamic_batching"] = _dynamic_batching(model, delay_us)
+    return fields
 
 
 def _rtx(model: Network) -> Fields:
@@ -86,9 +88,13 @@ TARGETS: Mapping[str, Callable[[Network], Fields]] = {
 """How a network is executed, by target; each gives what is its own in the config."""
 
 
-def _dynamic_batching(model: Network) -> Fields:
-    delay_us = model.batching.queue_delay_us
-    return {"max_queue_delay_microseconds": delay_us} if delay_us else {}
+def _dynamic_batching(model: Network, queue_delay_us: int) -> Fields:
+    fields: Fields = {}
+    if queue_delay_us:
+        fields["max_queue_delay_microseconds"] = queue_delay_us
+    if model.batching.preferred:
+        fields["preferred_batch_size"] = list(model.batching.preferred)
+    return fields
 
 
 def configs(

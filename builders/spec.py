@@ -181,9 +181,11 @@ class Batching:
     makes the gender network 11 % faster at 64 than tuning for 8, and 24 % slower at 1
     (builders/BENCHMARKS.md).
 
-    A queue delay is 0 until a measurement supports one: on few cores 2 ms nearly
-    halved throughput. On the CPU an instance is one process with one thread, because
-    two threads in one process lose up to 30 %.
+    A queue delay is 0 until a measurement supports one (`python -m loadtest tune`): on
+    few cores 2 ms nearly halved throughput. On the CPU an instance is one process with
+    one thread, because two threads in one process lose up to 30 %, and requests are not
+    merged (None), because a larger batch is no faster and leaves the others idle.
+    `preferred` are batch sizes that are not waited beyond.
     """
 
     maximum: int = 64
@@ -191,6 +193,8 @@ class Batching:
     queue_delay_us: int = 0
     gpu_instances: int = 1
     cpu_instances: int = 2
+    cpu_queue_delay_us: int | None = None
+    preferred: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _require(
@@ -199,9 +203,15 @@ class Batching:
         )
         _require(
             self.queue_delay_us >= 0
+            and (self.cpu_queue_delay_us or 0) >= 0
             and self.gpu_instances >= 1
             and self.cpu_instances >= 1,
-            "batching: expected queue_delay_us >= 0 and at least one instance",
+            "batching: expected queue delays >= 0 and at least one instance",
+        )
+        _require(
+            all(1 <= size <= self.maximum for size in self.preferred),
+            f"batching: preferred {list(self.preferred)} is not within 1..maximum "
+            f"({self.maximum})",
         )
 
 

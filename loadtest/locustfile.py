@@ -7,7 +7,8 @@ Users: GenderCrops, ReidCrops, FrameEnsemble (each asks again when it is answere
 Camera (a fixed number of frames a second, whatever the server does). The scheme of -H
 chooses gRPC or HTTP. It ends by itself with exit code 1 where a threshold was passed.
 Without --headless Locust's page shows it live; --master and --worker spread it over
-processes.
+processes. --report writes what `python -m loadtest perf` writes, a fifth of the time
+being a round, and --against compares it with an earlier one.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.runners import WorkerRunner
 
+from loadtest.locust_report import Recorder
 from loadtest.scenes import Scenes
 from personserve import Client, PersonServeError
 
@@ -73,6 +75,11 @@ def options(parser: LocustArgumentParser) -> None:
     own.add_argument("--max-p99-ms", type=float, default=0.0, help="0: no limit.")
     own.add_argument("--max-error-rate", type=float, default=0.01)
     own.add_argument("--max-behind", type=float, default=1.0, help="Share of frames.")
+    own.add_argument("--report", default="", help="Write a report to this folder.")
+    own.add_argument("--against", default="", help="An earlier report.json.")
+    own.add_argument("--http", default="127.0.0.1:8000", help="For a report.")
+    own.add_argument("--metrics", default="127.0.0.1:8002", help="For a report.")
+    own.add_argument("--label", default="", help="What else a report should say.")
 
 
 class Shape(LoadTestShape):
@@ -115,9 +122,9 @@ class PersonServeUser(User):
         self.client.close()
 
     @contextmanager
-    def timed(self, name: str) -> Iterator[Callable[[int], None]]:
-        """Report what happens inside as one request of `name`; told how many bytes of
-        answers there were.
+    def timed(self, name: str, people: int) -> Iterator[Callable[[int], None]]:
+        """Report what happens inside as one request of `name` for so many `people`;
+        told how many bytes of answers there were.
         """
         length = 0
 
@@ -136,7 +143,7 @@ class PersonServeUser(User):
             response_time=(time.perf_counter() - began) * 1e3,
             response_length=length,
             exception=error,
-            context={},
+            context={"people": people},
         )
 
 
@@ -151,7 +158,7 @@ class _Crops(PersonServeUser):
 
     @task
     def ask(self) -> None:
-        with self.timed(f"{self.model}, {self.people} crops") as answered:
+        with self.timed(f"{self.model}, {self.people} crops", self.people) as answered:
             found = self.client.infer(self.model, crops=self.crops)
             answered(sum(array.nbytes for array in found.values()))
 
@@ -188,7 +195,7 @@ class FrameEnsemble(_Frames):
     def ask(self) -> None:
         frame, _ = self.scenes.draw(self.rng)
         boxes = self.scenes.boxes(self.rng, self.people)
-        with self.timed(f"frame, {self.people} people") as answered:
+        with self.timed(f"frame, {self.people} people", self.people) as answered:
             answered(self.client.attributes(frame, boxes).embeddings.nbytes)
 
 
@@ -212,7 +219,7 @@ class Camera(_Frames):
             self.due += self.period_s
             late_s -= self.period_s
         frame, boxes = self.scenes.draw(self.rng)
-        with self.timed("camera frame") as answered:
+        with self.timed("camera frame", len(boxes)) as answered:
             answered(self.client.attributes(frame, boxes).embeddings.nbytes)
 
     def _started(self, late_s: float) -> None:
@@ -225,6 +232,14 @@ class Camera(_Frames):
             exception=TimeoutError("behind by a frame or more") if behind else None,
             context={},
         )
+
+
+@events.init.add_listener  # type: ignore[untyped-decorator]
+def watch(environment: Environment, **_: Any) -> None:
+    """Count for a report, if one is wanted."""
+    given: Any = environment.parsed_options
+    if given and given.report:
+        Recorder(environment)
 
 
 @events.quitting.add_listener  # type: ignore[untyped-decorator]

@@ -1,4 +1,4 @@
-"""What serving costs: `python -m loadtest.overhead`.
+"""What serving costs: `python -m loadtest overhead`.
 
 Each model and the frame ensemble, served by the real tritonserver, beside the same
 ONNX Runtime sessions called in this process: same files, one thread each, the same
@@ -14,14 +14,11 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -31,7 +28,6 @@ from typing import Annotated, Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import onnxruntime
 import simplejpeg
 import typer
@@ -39,20 +35,17 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from loadtest.perf_input import FRAME_HW, jpeg_frame, some_boxes
+from loadtest.in_process import REPOSITORY, SHAPES, cut_people, open_session
+from loadtest.machine import machine_name
+from loadtest.perf_input import jpeg_frame, some_boxes
 from personserve import Client
-from personserve._crops import CropShape, cut, pixel_boxes
+from personserve._closed_loop import closed_loop
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ("person_gender", "person_reid_kd_r18", "person_gender_reid")
-SHAPES = {
-    "person_gender": CropShape(224, 224, "linear"),
-    "person_reid_kd_r18": CropShape(384, 128, "cubic"),
-}
 START_TIMEOUT_S = 120.0
 
 Work = Callable[[], Any]
-Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -89,10 +82,10 @@ def main(
         Path | None, typer.Option(help="Write the figures as JSON, too.")
     ] = None,
 ) -> None:
-    """Measure served against in-process, and preprocessing against its bare cost."""
+    """What serving costs: served against in process, and preprocessing."""
     console = Console(width=130)
     frame = jpeg_frame()
-    sessions = {name: _session(name) for name in MODELS}
+    sessions = {name: open_session(REPOSITORY, name) for name in MODELS}
     grid = [
         (what, int(batch), int(count))
         for what in (*MODELS, "person_attributes")
@@ -125,18 +118,6 @@ def main(
             "preprocessing": {k: asdict(v) for k, v in preprocessing.items()},
         }
         output.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-
-
-def _session(model: str) -> onnxruntime.InferenceSession:
-    path = ROOT / "model_repository" / model / "1" / "model.onnx"
-    if not path.is_file():
-        raise typer.BadParameter(f"{path} is not there: run python -m builders build")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(
-        str(path), options, providers=["CPUExecutionProvider"]
-    )
 
 
 @contextmanager
@@ -179,40 +160,16 @@ def _pair(
     boxes = some_boxes(batch)
 
     def direct() -> None:
-        for name, crops in zip(SHAPES, _cut(frame, boxes), strict=True):
+        for name, crops in zip(SHAPES, cut_people(frame, boxes), strict=True):
             sessions[name].run(None, {"crops": crops})
 
     return direct, lambda: client.attributes(frame, boxes)
 
 
-def _cut(frame: bytes, boxes: npt.NDArray[np.float32]) -> list[Bytes]:
-    pixels = simplejpeg.decode_jpeg(frame, colorspace="BGR")
-    whole = pixel_boxes(boxes, *FRAME_HW)
-    return cut(pixels, whole, list(SHAPES.values()), order="BGR")
-
-
 def _measure(work: Work, batch: int, callers: int, seconds: float) -> Timing:
-    """`callers` threads repeat `work` for `seconds`, after one call each to warm up."""
-    times: list[float] = []
-    lock = threading.Lock()
-    start = threading.Barrier(callers + 1)
-
-    def call() -> None:
-        work()
-        start.wait()
-        stop = time.perf_counter() + seconds
-        while (began := time.perf_counter()) < stop:
-            work()
-            with lock:
-                times.append(time.perf_counter() - began)
-
-    with ThreadPoolExecutor(callers) as pool:
-        futures = [pool.submit(call) for _ in range(callers)]
-        start.wait()
-        began = time.perf_counter()
-        for future in futures:
-            future.result()
-        elapsed = time.perf_counter() - began
+    """`callers` threads repeat `work` for `seconds`, after one call to warm up."""
+    work()
+    times, elapsed = closed_loop(work, callers, seconds)
     p50, p99 = np.percentile(np.array(times) * 1e3, (50, 99))
     return Timing(len(times) * batch / elapsed, float(p50), float(p99), len(times))
 
@@ -257,7 +214,7 @@ def _preprocessing(
     return {
         "bare decode + resize, 1 caller": _measure(decode_and_resize, 10, 1, seconds),
         "checks + decode + cut, 1 caller": _measure(
-            lambda: _cut(frame, boxes), 10, 1, seconds
+            lambda: cut_people(frame, boxes), 10, 1, seconds
         ),
         "served, as an ensemble's step, 1 caller (mean)": inside,
         "served, crops (3 MB) sent back, 1 caller": over_the_wire,
@@ -271,13 +228,8 @@ def _preprocessing(
 
 
 def _machine() -> dict[str, str]:
-    cpu = platform.processor() or platform.machine()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            cpu = line.partition(":")[2].strip()
-            break
     return {
-        "cpu": f"{cpu}, {os.cpu_count()} cores",
+        "cpu": machine_name(),
         "onnxruntime": version("onnxruntime"),
         "triton": f"nvidia-pytriton {version('nvidia-pytriton')}",
         "date": date.today().isoformat(),  # noqa: DTZ011 - the reader's own day
@@ -308,7 +260,3 @@ def _print(
     for what, timing in preprocessing.items():
         table.add_row(what, f"{timing.people_per_s:.0f}", f"{timing.p50_ms:.2f}")
     console.print(table)
-
-
-if __name__ == "__main__":
-    typer.run(main)

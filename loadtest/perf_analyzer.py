@@ -1,5 +1,5 @@
 """NVIDIA's perf_analyzer over ways, people and concurrencies, beside a running server:
-`python -m loadtest.perf_analyzer person_gender --people 1,8 --concurrency 1,4`.
+`python -m loadtest perf person_gender --people 1,8 --concurrency 1,4`.
 
 The binary is the one on PATH, or that of the wheel tritonclient 2.51.0 (PyPI's own
 perf-analyzer is empty), kept in the user's cache. Inputs are what the server's models
@@ -10,17 +10,11 @@ times, so that the report knows how much they vary.
 from __future__ import annotations
 
 import csv
-import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
-import threading
-import time
-import urllib.error
-import urllib.request
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,7 +22,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
@@ -36,7 +30,8 @@ from rich.console import Console
 from rich.progress import track
 
 from loadtest.perf_input import write_input
-from loadtest.report import Point, Run, changes, write_report
+from loadtest.report import Point, Run, changes, merged, write_report
+from loadtest.server import facts, used
 from personserve import Client, ModelDescription
 
 WHEEL = "tritonclient==2.51.0"
@@ -47,8 +42,6 @@ STABLE_PERCENT = 999
 """How much its three windows may differ. Our rounds tell how much a load varies, and a
 busy machine is no reason to lose a report.
 """
-
-SAMPLE_S = 0.5
 
 console = Console()
 
@@ -104,7 +97,7 @@ def main(
         "reports/load"
     ),
 ) -> None:
-    """Measure, and write the report."""
+    """NVIDIA's perf_analyzer over ways, people and concurrencies; with a report."""
     try:
         _run(
             models,
@@ -145,7 +138,10 @@ def _run(
         turns = [index for _ in range(rounds) for index in taken]
         for index in track(turns, "measuring", console=console, transient=True):
             taken[index].append(measured(tool, loads[index], addresses, seconds))
-    run = Run(_facts(addresses, names, label), [_merged(p) for p in taken.values()])
+    run = Run(
+        facts(addresses["grpc"], addresses["http"], names, label),
+        [merged(p) for p in taken.values()],
+    )
     page = write_report(output, run, earlier)
     for point in run.points:
         console.print(
@@ -234,7 +230,7 @@ def measured(
             data = Path(folder) / "input.json"
             write_input(data, load.people)
             command += ["--input-data", str(data)]
-        with _used(addresses["metrics"]) as use:
+        with used(addresses["metrics"]) as use:
             done = subprocess.run(
                 command,
                 capture_output=True,
@@ -276,84 +272,3 @@ def _point(
         mean.get("nv_cpu_utilization"),
         mean.get("nv_gpu_utilization"),
     )
-
-
-@contextmanager
-def _used(address: str) -> Iterator[dict[str, list[float]]]:
-    """CPU and GPU use while inside, as the server's metrics tell it."""
-    found: dict[str, list[float]] = {}
-    ended = threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(SAMPLE_S):
-            try:
-                with urllib.request.urlopen(
-                    f"http://{address}/metrics", timeout=2
-                ) as r:
-                    text = r.read().decode()
-            except (urllib.error.URLError, OSError):
-                return
-            for line in text.splitlines():
-                name = line.partition("{")[0].partition(" ")[0]
-                if name in {"nv_cpu_utilization", "nv_gpu_utilization"}:
-                    found.setdefault(name, []).append(float(line.rpartition(" ")[2]))
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield found
-    finally:
-        ended.set()
-        watcher.join()
-
-
-def _merged(points: Sequence[Point]) -> Point:
-    """The round of the median rate, with the rates of all."""
-    ordered = sorted(points, key=lambda point: point.rate)
-    middle = ordered[len(ordered) // 2]
-    rates = [point.rate for point in points]
-    return Point(**{**vars(middle), "people_per_s": rates})
-
-
-def _facts(
-    addresses: Mapping[str, str], names: Sequence[str], label: str
-) -> dict[str, str]:
-    """Where and with what."""
-    server = _got(addresses["http"], "v2")
-    python = platform.python_version()
-    facts = {
-        "date": time.strftime("%Y-%m-%d %H:%M"),
-        "client": f"{_cpu()}, {os.cpu_count()} cores, Python {python}",
-        "server": f"Triton {server.get('version', 'unknown')} at {addresses['grpc']}",
-    }
-    for name in names:
-        config = _got(addresses["http"], f"v2/models/{name}/config")
-        kind = config.get("platform") or config.get("backend") or "unknown"
-        groups = config.get("instance_group", [])
-        count = sum(int(group.get("count", 1)) for group in groups)
-        weights = config.get("parameters", {}).get("weights", {})
-        facts[name] = (
-            f"{kind} {config.get('default_model_filename', '')}, {count} instances, "
-            f"weights: {weights.get('string_value', 'several')}"
-        )
-    return facts | ({"label": label} if label else {})
-
-
-def _got(address: str, path: str) -> dict[str, Any]:
-    try:
-        with urllib.request.urlopen(f"http://{address}/{path}", timeout=5) as reply:
-            found: dict[str, Any] = json.load(reply)
-            return found
-    except (urllib.error.URLError, ValueError):
-        return {}
-
-
-def _cpu() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -1,31 +1,17 @@
-"""Input for perf_analyzer: a real 1080p JPEG with people in it.
-
-`python -m loadtest.perf_input FILE [--people N]` writes FILE for --input-data, for the
-ensemble person_attributes.
-"""
+"""A real 1080p JPEG with people in it, also as perf_analyzer's input."""
 
 from __future__ import annotations
 
 import base64
 import json
 from pathlib import Path
-from typing import Annotated
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-import typer
 
 FRAME_HW = (1080, 1920)
 PERSON_HW = (250, 100)
-
-
-def main(
-    file: Annotated[Path, typer.Argument(help="Where to write it (JSON).")],
-    people: Annotated[int, typer.Option(help="Boxes in the frame.")] = 10,
-) -> None:
-    """Write one request."""
-    write_input(file, people)
 
 
 def write_input(file: Path, people: int) -> None:
@@ -56,7 +42,3 @@ def some_boxes(count: int) -> npt.NDArray[np.float32]:
     room = (FRAME_HW[1] - PERSON_HW[1], FRAME_HW[0] - PERSON_HW[0])
     corner = rng.integers(0, room, (count, 2))
     return np.hstack([corner, corner + PERSON_HW[::-1]]).astype(np.float32)
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import base64
 import html
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +28,16 @@ REPORT_FILE = "report.json"
 Table = tuple[str, list[str], list[list[str]]]
 """Title, head, rows."""
 
+COLUMNS: Mapping[str, tuple[str, Callable[[float], str]]] = {
+    "queue_ms": ("queue ms", "{:.2f}".format),
+    "compute_ms": ("compute ms", "{:.2f}".format),
+    "network_ms": ("network ms", "{:.2f}".format),
+    "cpu_use": ("CPU", "{:.0%}".format),
+    "gpu_use": ("GPU", "{:.0%}".format),
+    "memory_mib": ("MiB", "{:.0f}".format),
+}
+"""Of what is not always measured: its title, and how it is written."""
+
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;
 padding:0 1rem;color:#222}table{border-collapse:collapse;margin:1rem 0}
 td,th{padding:.25rem .7rem;border-bottom:1px solid #ddd;text-align:right}
@@ -38,7 +48,8 @@ dt{font-weight:600}dd{margin:0 0 .4rem 0}"""
 @dataclass(frozen=True)
 class Point:
     """One load: `people` in a request, `concurrency` requests at once. Times are ms;
-    `people_per_s` has a value for each round, the others are of the median round.
+    `people_per_s` has a value for each round, the others are of the median round, and
+    None where nobody measured them.
     """
 
     model: str
@@ -48,11 +59,12 @@ class Point:
     people_per_s: Sequence[float]
     p50_ms: float
     p99_ms: float
-    queue_ms: float
-    compute_ms: float
-    network_ms: float
+    queue_ms: float | None = None
+    compute_ms: float | None = None
+    network_ms: float | None = None
     cpu_use: float | None = None
     gpu_use: float | None = None
+    memory_mib: float | None = None
 
     @property
     def key(self) -> str:
@@ -62,6 +74,18 @@ class Point:
     def rate(self) -> float:
         """People/s of the median round."""
         return float(np.median(self.people_per_s))
+
+
+def merged(rounds: Sequence[Point]) -> Point:
+    """One load's rounds as one point."""
+    ordered = sorted(rounds, key=lambda point: point.rate)
+    middle = ordered[len(ordered) // 2]
+    return replace(middle, people_per_s=[point.rate for point in rounds])
+
+
+def beyond(rates: Sequence[float], others: Sequence[float]) -> bool:
+    """Whether the rounds of two loads do not overlap."""
+    return min(rates) > max(others) or max(rates) < min(others)
 
 
 @dataclass(frozen=True)
@@ -105,19 +129,19 @@ def changes(run: Run, against: Run) -> list[Change]:
         if point.key not in old:
             continue
         before = old[point.key]
-        apart = min(point.people_per_s) > max(before.people_per_s) or max(
-            point.people_per_s
-        ) < min(before.people_per_s)
+        apart = beyond(point.people_per_s, before.people_per_s)
         found.append(Change(point.key, before.rate, point.rate, apart))
     return found
 
 
-def write_report(folder: Path, run: Run, against: Run | None = None) -> Path:
-    """Write all forms to `folder`; the HTML's path."""
+def write_report(
+    folder: Path, run: Run, against: Run | None = None, more: Sequence[Table] = ()
+) -> Path:
+    """Write all forms to `folder`, with `more` tables; the HTML's path."""
     record = {"facts": dict(run.facts), "points": [asdict(p) for p in run.points]}
     write_text(folder / REPORT_FILE, json.dumps(record, indent=2) + "\n")
     found = changes(run, against) if against is not None else []
-    tables = [("Loads", *_loads(run))]
+    tables = [*more, ("Loads", *_loads(run))]
     if found:
         tables.append(("Against the other run", *_changes(found)))
     write_text(folder / "report.md", _markdown(run, tables))
@@ -127,31 +151,32 @@ def write_report(folder: Path, run: Run, against: Run | None = None) -> Path:
 
 
 def _loads(run: Run) -> tuple[list[str], list[list[str]]]:
-    head = [
-        *("model", "way", "people", "at once", "people/s", "p50 ms", "p99 ms"),
-        *("queue ms", "compute ms", "network ms", "CPU", "GPU"),
-    ]
+    measured = {
+        title: write
+        for name, (title, write) in COLUMNS.items()
+        if any(getattr(point, name) is not None for point in run.points)
+    }
+    names = {title: name for name, (title, _) in COLUMNS.items()}
+    head = ["model", "way", "people", "at once", "people/s", "p50 ms", "p99 ms"]
     rows = [
         [
             *(point.model, point.way, str(point.people), str(point.concurrency)),
             f"{point.rate:.1f} ({_spread(point)})",
             *(f"{value:.1f}" for value in (point.p50_ms, point.p99_ms)),
-            *(f"{v:.2f}" for v in (point.queue_ms, point.compute_ms, point.network_ms)),
-            *(_share(value) for value in (point.cpu_use, point.gpu_use)),
+            *(
+                "-" if (value := getattr(point, names[title])) is None else write(value)
+                for title, write in measured.items()
+            ),
         ]
         for point in run.points
     ]
-    return head, rows
+    return [*head, *measured], rows
 
 
 def _spread(point: Point) -> str:
     if len(point.people_per_s) < 2:
         return "one round"
     return f"{min(point.people_per_s):.1f} to {max(point.people_per_s):.1f}"
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0%}"
 
 
 def _changes(found: Sequence[Change]) -> tuple[list[str], list[list[str]]]:
@@ -212,17 +237,19 @@ def _plots(run: Run) -> Iterator[tuple[str, Figure]]:
     for model in dict.fromkeys(point.model for point in run.points):
         points = [point for point in run.points if point.model == model]
         yield f"{model}: latency by throughput", _curve(points)
-        yield f"{model}: where the time goes", _split(points)
+        if all(point.queue_ms is not None for point in points):
+            yield f"{model}: where the time goes", _split(points)
 
 
 def _curve(points: Sequence[Point]) -> Figure:
     """p50 (line) and p99 (dashed) over people/s, a line for each way."""
     plot = _figure()
     axes = plot.subplots()
+    several = len({point.people for point in points}) > 1
     for way, people in dict.fromkeys((point.way, point.people) for point in points):
         line = [p for p in points if (p.way, p.people) == (way, people)]
         rates = [point.rate for point in line]
-        label = f"{way}, {people} people"
+        label = f"{way}, {people} people" if several else way
         (drawn,) = axes.plot(rates, [p.p50_ms for p in line], marker="o", label=label)
         late = [point.p99_ms for point in line]
         axes.plot(rates, late, "--", marker=".", color=drawn.get_color())

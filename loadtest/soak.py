@@ -1,4 +1,4 @@
-"""Whether anything grows: `python -m loadtest.soak --minutes 30`, beside a running
+"""Whether anything grows: `python -m loadtest soak --minutes 30`, beside a running
 server on this machine.
 
 Cameras' frames through one client with shared memory, and crops through another over
@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from loadtest.processes import family, listening_at, memory_mib
+from loadtest.machine import family, listening_at, memory_mib
 from loadtest.scenes import Scenes
 from personserve import Client
 
@@ -48,7 +48,7 @@ def main(
     pause_s: Annotated[float, typer.Option(help="Between calls of a caller.")] = 0.05,
     video: Annotated[Path | None, typer.Option(help="Take frames from it.")] = None,
 ) -> None:
-    """Print what grew; exit code 1 where memory grew by more than 2 %."""
+    """Whether anything grows; exit code 1 where memory does by more than 2 %."""
     console = Console()
     end = time.monotonic() + minutes * 60
     scenes = Scenes.of_video(video)
@@ -125,7 +125,3 @@ def _table(samples: list[Sample]) -> tuple[Table, bool]:
         grew = grew or (name.endswith("mib") and growth > MOST_GROWTH)
         table.add_row(title, f"{begin:.1f}", f"{end:.1f}", f"{growth:+.2%}")
     return table, grew
-
-
-if __name__ == "__main__":
-    typer.run(main)

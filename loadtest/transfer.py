@@ -1,4 +1,4 @@
-"""What handing data over costs: `python -m loadtest.transfer`, beside a running server
+"""What handing data over costs: `python -m loadtest transfer`, beside a running server
 (`python -m builders serve`).
 
 The preprocessing model is asked to cut one small crop out of what is sent, so that
@@ -43,7 +43,7 @@ def main(
     http: Annotated[str, typer.Option(help="HTTP address.")] = "127.0.0.1:8000",
     rounds: Annotated[int, typer.Option(min=3, help="Calls of each kind.")] = 100,
 ) -> None:
-    """Print two tables."""
+    """What handing data over costs: wire, HTTP, shared memory; where to cut people."""
     jpeg = np.frombuffer(jpeg_frame(), np.uint8)
     frame = np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_COLOR), np.uint8)
     payloads = {
@@ -139,7 +139,3 @@ def _table(*head: str) -> Table:
     for title in head:
         table.add_column(title)
     return table
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -17,7 +17,7 @@ from builders.networks.residual import (
     stem,
 )
 from builders.ops import Ops, V
-from builders.spec import IMAGENET_MEAN, IMAGENET_STD, Image, Model, Output
+from builders.spec import IMAGENET_MEAN, IMAGENET_STD, Batching, Image, Model, Output
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
 STRIDES = (1, 2, 2, 1)
@@ -55,6 +55,7 @@ def fastreid_model(
     stem_pool: StemPool = "ceil",
     source: str,
     assumptions: str = "",
+    batching: Batching = Batching(),  # noqa: B008 - frozen
 ) -> Model:
     """A model of FastReID's family.
 
@@ -81,6 +82,7 @@ def fastreid_model(
         ),
         outputs=(Output("embedding", 2048 if depth == 50 else 512),),
         int8_exclude=R50_IN_FLOAT if depth == 50 else (),
+        batching=batching,
         dropped=DROPPED,
         aliases=ALIASES,
     )

@@ -9,14 +9,16 @@ from typing import Any
 
 
 def closed_loop(
-    ask: Callable[[], Any], callers: int, seconds: float
+    ask: Callable[[], Any], callers: int, seconds: float, least: int = 1
 ) -> tuple[list[float], float]:
-    """(seconds of each call, seconds in all) of so many `callers` at once."""
+    """(seconds of each call, seconds in all) of so many `callers` at once, each of whom
+    asks `least` times even where that takes longer.
+    """
     began = time.perf_counter()
 
     def asked(_caller: int) -> list[float]:
-        found = []
-        while (start := time.perf_counter()) - began < seconds:
+        found: list[float] = []
+        while (start := time.perf_counter()) - began < seconds or len(found) < least:
             ask()
             found.append(time.perf_counter() - start)
         return found

@@ -125,7 +125,7 @@ def test_perf_analyzer_sweeps_and_reports(server: TritonServer, tmp_path: Path) 
     def measure(*arguments: str, code: int = 0) -> str:
         done = subprocess.run(
             [
-                *(sys.executable, "-m", "loadtest.perf_analyzer"),
+                *(sys.executable, "-m", "loadtest", "perf"),
                 *("--grpc", server.grpc_address, "--http", server.http_address),
                 *("--metrics", f"127.0.0.1:{server.ports.metrics}"),
                 *("--seconds", "0.3", "--rounds", "1", *arguments),

@@ -1,12 +1,35 @@
-"""A server's processes, and what they hold."""
+"""The machine that a load test runs on, and what a server's processes hold of it."""
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
 from collections.abc import Iterable
+from pathlib import Path
 
 import psutil
 
 MIB = 1 << 20
+
+
+def machine_name() -> str:
+    """What kind of CPU, how many cores, and the GPUs."""
+    name = platform.processor() or platform.machine()
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+        if line.startswith("model name"):
+            name = line.partition(":")[2].strip()
+            break
+    return ", ".join([f"{name}, {os.cpu_count()} cores", *_gpus()])
+
+
+def _gpus() -> list[str]:
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return done.stdout.splitlines()
 
 
 def listening_at(address: str) -> psutil.Process:

@@ -1,0 +1,62 @@
+"""FastAPI under uvicorn: a worker process a core, in each the networks in a thread of
+the pool, one at a time: `python -m loadtest.rivals.fastapi_server PORT`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import uvicorn
+from anyio import CapacityLimiter, to_thread
+from fastapi import FastAPI, Request, Response
+
+from loadtest.rivals.work import (
+    FRAME,
+    GENDER,
+    WORKERS,
+    answer_frame,
+    answer_gender,
+    networks,
+)
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """The networks of one worker."""
+    app.state.networks = networks()
+    app.state.limiter = CapacityLimiter(1)
+    yield
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+async def _answered(work: Any, request: Request) -> Response:
+    state = request.app.state
+    body = await request.body()
+    found = await to_thread.run_sync(work, state.networks, body, limiter=state.limiter)
+    return Response(found, media_type="application/octet-stream")
+
+
+@app.post(f"/{GENDER}")
+async def gender(request: Request) -> Response:
+    """Crops."""
+    return await _answered(answer_gender, request)
+
+
+@app.post(f"/{FRAME}")
+async def frame(request: Request) -> Response:
+    """A picture and boxes."""
+    return await _answered(answer_frame, request)
+
+
+if __name__ == "__main__":
+    uvicorn.run(
+        "loadtest.rivals.fastapi_server:app",
+        port=int(sys.argv[1]),
+        workers=WORKERS,
+        log_level="warning",
+    )
