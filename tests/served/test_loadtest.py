@@ -6,15 +6,24 @@ import csv
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from builders.catalogue import catalogue
 from builders.repository import ROOT
 from builders.server import Ports, TritonServer
-from loadtest import scenes
+from builders.spec import Model
+from loadtest import scenes, tune
+from loadtest.declaration import batching_diff
 from loadtest.report import REPORT_FILE, Point, Run, changes, write_report
+from loadtest.server import got
+from loadtest.tune import Measured, Settings
 
 LOCUST = (sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--headless")
 
@@ -157,6 +166,157 @@ def test_perf_analyzer_sweeps_and_reports(server: TritonServer, tmp_path: Path) 
     assert "person_attributes" in (second / "report.md").read_text(encoding="utf-8")
     said = measure("person_gender", "--against", __file__, code=1)
     assert "not a load test's report" in said
+
+
+def test_locust_writes_the_same_report(server: TritonServer, tmp_path: Path) -> None:
+    load = (
+        *("-H", f"grpc://{server.grpc_address}", "-u", "4", "--people", "2"),
+        *("--http", server.http_address, "--label", "short"),
+        *("--metrics", f"127.0.0.1:{server.ports.metrics}"),
+    )
+    code, said = _locust(*load, "--report", str(tmp_path / "a"), seconds=12)
+    assert code == 0, said
+    run = Run.load(tmp_path / "a" / REPORT_FILE)
+    points = {point.model: point for point in run.points}
+    gender = points["person_gender"]
+    assert (gender.way, gender.people, gender.concurrency) == ("grpc, wire", 2, 4)
+    assert gender.rate > 1
+    assert gender.compute_ms > 1
+    assert "ensemble of person_preprocess" in run.facts["person_attributes"]
+    assert run.facts["label"] == "steady load, short"
+    against = ("--against", str(tmp_path / "a" / REPORT_FILE))
+    report = ("--report", str(tmp_path / "b"))
+    code, said = _locust(*load, *report, *against, "GenderCrops", seconds=6)
+    assert code == 0, said
+    text = (tmp_path / "b" / "report.md").read_text(encoding="utf-8")
+    assert "## Against the other run" in text
+    assert "| person_gender, 2 people, grpc, wire, x4 |" in text
+
+
+def _loadtest(*arguments: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "loadtest", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env={**os.environ, "COLUMNS": "150"},
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_other_servers_do_the_same_work(server: TritonServer, tmp_path: Path) -> None:
+    here = ("--grpc", server.grpc_address, "--repository", str(server.repository.root))
+    short = ("--seconds", "0.2", "--rounds", "1", "--concurrency", "2", "--people", "2")
+    code, said = _loadtest("beside", *here, *short, "--output", str(tmp_path))
+    assert code == 0, said
+    run = Run.load(tmp_path / REPORT_FILE)
+    ways = {"in process", "personserve", "FastAPI", "LitServe", "mosec", "pytriton"}
+    assert {point.way for point in run.points} == ways
+    assert len(run.points) == 3 * len(ways)
+    assert all(point.rate > 0 and point.memory_mib > 50 for point in run.points)
+    assert "frame of 2, x2" in said
+    code, said = _loadtest("beside", "--rivals", "Flask")
+    assert code == 2
+    code, said = _loadtest("beside", *here[:2], "--repository", str(tmp_path))
+    assert code == 1
+    assert "run python -m builders build" in said
+
+
+def test_tuning_tries_settings_and_puts_the_declared_back(
+    server: TritonServer, tmp_path: Path
+) -> None:
+    arguments = (
+        *("tune", "person_gender", "--instances", "1,2", "--seconds", "0.3"),
+        *("--grpc", server.grpc_address, "--http", server.http_address),
+        *("--rounds", "1", "--output", str(tmp_path)),
+    )
+    before = got(server.http_address, "v2/models/person_gender/config")
+    code, said = _loadtest(*arguments, "--goal", "p99_ms=60000")
+    assert code == 0, said
+    assert "1 instance, not merged" in said
+    assert "2 instances, merged, 2000 us, preferably 4" in said
+    assert got(server.http_address, "v2/models/person_gender/config") == before
+    code, said = _loadtest(*arguments, "--goal", "p99_ms=1")
+    assert code == 1
+    assert "nothing reaches 1 ms" in said
+    for model, goal, words in (
+        ("person_attributes", "p99_ms=5", "is an ensemble"),
+        ("person_preprocess", "p99_ms=5", "does not batch"),
+        ("person_gender", "fast", "expected p99_ms=LIMIT"),
+        ("nobody", "p99_ms=5", "nobody"),
+    ):
+        code, said = _loadtest("tune", model, "--goal", goal, *arguments[6:])
+        assert code in {1, 2}
+        assert words in said
+
+
+def _tuned(
+    rates: dict[Settings, list[float]], limit_ms: float, folder: Path
+) -> tuple[bool, str, Path]:
+    """What tuning concludes where settings give these people/s (and 1000 / people/s
+    as p99).
+    """
+    console = Console(file=StringIO(), width=200)
+
+    def measure(candidates: Any, rounds: int) -> dict[Settings, Measured]:
+        del rounds
+        slow = [1.0, 1.0]
+        return {
+            each: Measured(
+                rates.get(each, slow), [1000 / v for v in rates.get(each, slow)]
+            )
+            for each in candidates
+        }
+
+    declared = Settings(2, None)
+    found = tune._found(declared, [1, 2, 4], (8,), measure, 2, limit_ms, console)
+    reached = tune._concluded(
+        "person_gender", declared, found, limit_ms, True, folder, console
+    )
+    return reached, console.file.getvalue(), folder / "person_gender.diff"
+
+
+def test_a_better_setting_becomes_a_diff(tmp_path: Path) -> None:
+    two, four, merged = Settings(2, None), Settings(4, None), Settings(4, 2000, (8,))
+    rates = {two: [10, 11], four: [12, 13], merged: [20, 21]}
+    reached, said, diff = _tuned(rates, 1000, tmp_path)
+    assert reached
+    assert "+    batching=Batching(cpu_instances=4, cpu_queue_delay_us=2000" in (
+        diff.read_text(encoding="utf-8")
+    )
+    assert "1.95 of the people/s" in said
+    diff.unlink()
+    reached, said, diff = _tuned({two: [10, 13], four: [12, 14]}, 1000, tmp_path)
+    assert reached
+    assert not diff.exists(), "the rounds overlap"
+    assert "keeps its declared settings" in said
+    reached, said, diff = _tuned({two: [10, 11], four: [40, 50]}, 30, tmp_path)
+    assert reached, "four reach what two do not"
+    assert diff.exists()
+    reached, said, _ = _tuned({two: [10, 11]}, 10, tmp_path)
+    assert not reached
+    assert "nothing reaches 10 ms" in said
+
+
+NETWORKS = {n: each for n, each in catalogue().items() if isinstance(each, Model)}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_declaration_takes_a_tuned_batching(name: str, tmp_path: Path) -> None:
+    source = ROOT / "builders" / "models" / f"{name}.py"
+    fields = {"cpu_instances": 3, "cpu_queue_delay_us": 500, "preferred": (8, 16)}
+    copy = tmp_path / "builders" / "models" / source.name
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes(source.read_bytes())
+    diff = tmp_path / "tuned.diff"
+    diff.write_text(batching_diff(name, fields), encoding="utf-8")
+    subprocess.run(["git", "apply", diff.name], cwd=tmp_path, check=True)
+    own: dict[str, Any] = {"__name__": name, "__file__": str(copy)}
+    exec(compile(copy.read_text(encoding="utf-8"), copy, "exec"), own)  # noqa: S102
+    before, after = NETWORKS[name].batching, own["MODEL"].batching
+    assert after == replace(before, **fields)
 
 
 def _point(rates: list[float], concurrency: int = 1) -> Point:
