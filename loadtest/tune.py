@@ -10,12 +10,7 @@ not overlap, the change is written as a diff of the declaration, to be reviewed.
 
 from __future__ import annotations
 
-import json
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from copy import deepcopy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,36 +23,14 @@ from rich.table import Table
 
 from loadtest.declaration import DeclarationError, batching_diff
 from loadtest.report import beyond
+from loadtest.settings import LOAD_TIMEOUT_S, Settings, TuneError, tuned
 from personserve import Client, ModelDescription, PersonServeError
 from personserve._closed_loop import closed_loop
 from personserve._files import write_text
 
-LOAD_TIMEOUT_S = 300
 FINAL_ROUNDS = 5
 DELAYS_US = (0, 2000)
 LEAST_CALLS = 3
-
-
-class TuneError(RuntimeError):
-    """What cannot be tuned; says what to do."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """`queue_delay_us` None: requests are not merged."""
-
-    instances: int
-    queue_delay_us: int | None
-    preferred: tuple[int, ...] = ()
-
-    def __str__(self) -> str:
-        words = [f"{self.instances} instance{'s' * (self.instances > 1)}"]
-        if self.queue_delay_us is None:
-            return f"{words[0]}, not merged"
-        words.append(f"merged, {self.queue_delay_us} us")
-        if self.preferred:
-            words.append(f"preferably {', '.join(map(str, self.preferred))}")
-        return ", ".join(words)
 
 
 @dataclass(frozen=True)
@@ -107,7 +80,7 @@ def main(
     try:
         with Client(grpc, timeout_s=LOAD_TIMEOUT_S) as client:
             described = client.describe(model)
-            with _tuned(http, model) as (declared, use, is_cpu):
+            with tuned(http, model) as (declared, use, is_cpu):
                 found = _found(
                     declared,
                     counts,
@@ -265,68 +238,6 @@ def _measure(
         return {each: Measured(*found) for each, found in taken.items()}
 
     return measure
-
-
-@contextmanager
-def _tuned(
-    http: str, model: str
-) -> Iterator[tuple[Settings, Callable[[Settings], None], bool]]:
-    """The declared settings, how others are used, and whether it runs on the CPU; the
-    declared ones are in use again afterwards.
-    """
-    config = _asked(http, f"models/{model}/config")
-    if not config.get("instance_group") or "ensemble_scheduling" in config:
-        raise TuneError(f"{model} is an ensemble: tune the models that it joins")
-    if config["max_batch_size"] < 1:
-        raise TuneError(f"{model} does not batch; its instances are in the declaration")
-    merging = config.get("dynamic_batching")
-    declared = Settings(
-        sum(int(group["count"]) for group in config["instance_group"]),
-        None
-        if merging is None
-        else int(merging.get("max_queue_delay_microseconds", 0)),
-        tuple(merging.get("preferred_batch_size", ())) if merging else (),
-    )
-
-    def use(settings: Settings) -> None:
-        text = json.dumps(_config(config, settings))
-        load = {"parameters": {"config": text}}
-        _asked(http, f"repository/models/{model}/load", load)
-
-    is_cpu = config["instance_group"][0]["kind"] == "KIND_CPU"
-    try:
-        yield declared, use, is_cpu
-    finally:
-        _asked(http, f"repository/models/{model}/load", {})
-
-
-def _config(config: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
-    changed = deepcopy(dict(config))
-    (group, *_) = changed["instance_group"]
-    changed["instance_group"] = [{**group, "count": settings.instances}]
-    changed.pop("dynamic_batching", None)
-    changed.pop("scheduling_choice", None)
-    if settings.queue_delay_us is not None:
-        changed["dynamic_batching"] = {
-            "max_queue_delay_microseconds": settings.queue_delay_us,
-            "preferred_batch_size": list(settings.preferred),
-        }
-    return changed
-
-
-def _asked(http: str, path: str, content: object = None) -> dict[str, Any]:
-    """Triton's HTTP endpoint. Raises TuneError."""
-    data = None if content is None else json.dumps(content).encode()
-    request = urllib.request.Request(f"http://{http}/v2/{path}", data)
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(request, timeout=LOAD_TIMEOUT_S) as reply:
-            found: dict[str, Any] = json.loads(reply.read() or b"{}")
-            return found
-    except urllib.error.HTTPError as exc:
-        raise TuneError(f"{path}: {exc.read().decode()[:500]}") from exc
-    except (OSError, ValueError) as exc:
-        raise TuneError(f"no Triton server answers at http://{http}: {exc}") from exc
 
 
 def _print(title: str, seen: Mapping[Settings, Measured], console: Console) -> None:

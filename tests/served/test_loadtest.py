@@ -23,7 +23,8 @@ from loadtest import scenes, tune
 from loadtest.declaration import batching_diff
 from loadtest.report import REPORT_FILE, Point, Run, changes, write_report
 from loadtest.server import got
-from loadtest.tune import Measured, Settings
+from loadtest.settings import Settings
+from loadtest.tune import Measured
 
 LOCUST = (sys.executable, "-m", "locust", "-f", "loadtest/locustfile.py", "--headless")
 
