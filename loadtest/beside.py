@@ -30,6 +30,7 @@ from loadtest.rivals.asking import (
     BOUND,
     OURS,
     RIVALS,
+    SDK,
     Job,
     RivalError,
     check,
@@ -47,6 +48,7 @@ CORES = os.cpu_count() or 1
 
 def main(
     grpc: Annotated[str, typer.Option(help="gRPC address.")] = "127.0.0.1:8001",
+    http: Annotated[str, typer.Option(help="HTTP address.")] = "127.0.0.1:8000",
     repository: Annotated[
         Path, typer.Option(help="Where the server's models are built.")
     ] = REPOSITORY,
@@ -73,7 +75,7 @@ def main(
     try:
         with Progress(console=console, transient=True) as progress:
             points = _measured(
-                grpc, repository, names, loads, seconds, rounds, progress
+                (grpc, http), repository, names, loads, seconds, rounds, progress
             )
     except (RivalError, NotBuiltError, LookupError, PersonServeError) as exc:
         console.print(f"[red]error:[/red] {exc}", soft_wrap=True)
@@ -88,7 +90,7 @@ def main(
 
 
 def _measured(
-    grpc: str,
+    addresses: tuple[str, str],
     repository: Path,
     rivals: Sequence[str],
     loads: Sequence[tuple[Job, int]],
@@ -100,11 +102,11 @@ def _measured(
     networks = Networks(repository)
     expected = {job.name: job.done_by(networks) for job, _ in loads}
     taken: dict[tuple[str, str, int], list[Point]] = {}
-    task = progress.add_task("measuring", total=rounds * len(loads) * (len(rivals) + 2))
+    task = progress.add_task("measuring", total=rounds * len(loads) * (len(rivals) + 3))
     for _ in range(rounds):
-        for way in (BOUND, OURS, *rivals):
+        for way in (BOUND, OURS, SDK, *rivals):
             progress.update(task, description=way)
-            with started(way, grpc, networks, repository) as (ask, processes):
+            with started(way, addresses, networks, repository) as (ask, processes):
                 for job, callers in loads:
                     check(way, job, ask(job)(), expected[job.name])
                     # more threads than cores would not be the bound
@@ -139,14 +141,15 @@ def _point(
 
 def _verdict(run: Run) -> tuple[str, list[str], list[list[str]]]:
     """Each load: ours to the bound, and the best of the others to ours."""
-    head = ["load", "ours, people/s", "of bound", "best other", "", "p99 ms", "other"]
+    head = ["load", "ours", "of bound", "SDK", "best other", "", "p99 ms", "other"]
     rows = []
     for job, count in dict.fromkeys((p.model, p.concurrency) for p in run.points):
         found = {
             p.way: p for p in run.points if (p.model, p.concurrency) == (job, count)
         }
-        ours, bound = found.pop(OURS), found.pop(BOUND)
+        ours, bound, sdk = found.pop(OURS), found.pop(BOUND), found.pop(SDK)
         row = [f"{job}, x{count}", f"{ours.rate:.1f}", f"{ours.rate / bound.rate:.2f}"]
+        row.append(f"{sdk.rate:.1f}")
         if found:
             best = max(found.values(), key=lambda point: point.rate)
             quick = min(found.values(), key=lambda point: point.p99_ms)
@@ -155,7 +158,7 @@ def _verdict(run: Run) -> tuple[str, list[str], list[list[str]]]:
             row += [f"{best.rate:.1f} {best.way}", ahead if apart else "within spread"]
             row += [f"{ours.p99_ms:.0f}", f"{quick.p99_ms:.0f} {quick.way}"]
         rows.append(row)
-    return "Beside others", head[: len(rows[0])], rows
+    return "Beside others, people/s", head[: len(rows[0])], rows
 
 
 def _facts(rivals: Sequence[str]) -> dict[str, str]:

@@ -1,4 +1,9 @@
-"""Asking this server, each rival and this process for the same jobs."""
+"""Asking this server, each rival and this process for the same jobs.
+
+All servers are asked over HTTP by the same client, Python's own on kept connections,
+because on a machine that both share a client's CPU time is the server's. Our SDK, which
+does more, is a way of its own.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +34,15 @@ from loadtest.perf_input import jpeg_frame, some_boxes
 from loadtest.rivals.work import FRAME, GENDER, REPOSITORY_VARIABLE, packed
 from personserve import Client, PersonServeError
 
+OUR_MODELS = ("person_gender", "person_attributes")
+
+HEADER_LENGTH = "inference-header-content-length"
+DATA_TYPES = {"uint8": "UINT8", "float32": "FP32"}
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 START_TIMEOUT_S = 60.0
 
-OURS, BOUND = "personserve", "in process"
+OURS, SDK, BOUND = "personserve", "personserve, its SDK", "in process"
 RIVALS = {
     "FastAPI": ("fastapi_server", "fastapi"),
     "LitServe": ("litserve_server", "litserve"),
@@ -75,6 +85,13 @@ class Job:
             return GENDER, self.crops.tobytes()
         return FRAME, packed(self.jpeg, self.boxes)
 
+    def arrays(self) -> dict[str, Any]:
+        """As Triton's models take it, {input: array}."""
+        if self.crops is not None:
+            return {"crops": self.crops}
+        frame = np.frombuffer(self.jpeg, np.uint8)
+        return {"frame": frame, "boxes": self.boxes}
+
     def read(self, answer: bytes) -> Answer:
         """What a rival answers."""
         values = np.frombuffer(answer, np.float32)
@@ -96,29 +113,34 @@ def jobs(people: int) -> list[Job]:
 
 @contextmanager
 def started(
-    way: str, grpc: str, networks: Networks, repository: Path
+    way: str, addresses: tuple[str, str], networks: Networks, repository: Path
 ) -> Iterator[tuple[Callable[[Job], Ask], Callable[[], list[psutil.Process]]]]:
-    """How `way` is asked for a job, and its processes, while it runs."""
+    """How `way` is asked for a job, and its processes, while it runs; `addresses` are
+    this server's, gRPC and HTTP.
+    """
     if way == BOUND:
         yield lambda job: partial(job.done_by, networks), lambda: [psutil.Process()]
         return
-    if way == OURS:
+    if way in {OURS, SDK}:
+        grpc, by_http = addresses
         server = listening_at(grpc)
         with Client(f"grpc://{grpc}", timeout_s=300) as client:
-            yield lambda job: partial(_of_ours, client, job), lambda: family(server)
+            how = partial(_of_sdk, client)
+            if way == OURS:
+                how = partial(_of_triton, by_http, OUR_MODELS)
+            yield lambda job: partial(how, job), lambda: family(server)
         return
     module, _ = RIVALS[way]
     port = _free_port()
     with _process(module, port, repository) as process:
         ask = partial(_of_http, way, port)
         if way == "pytriton":
-            client = Client(f"grpc://127.0.0.1:{port}", timeout_s=300)
-            ask = partial(_of_pytriton, client)
+            ask = partial(_of_triton, f"127.0.0.1:{port + 1}", (GENDER, FRAME))
         _wait_for(way, process, ask)
         yield lambda job: partial(ask, job), lambda: family(process)
 
 
-def _of_ours(client: Client, job: Job) -> Answer:
+def _of_sdk(client: Client, job: Job) -> Answer:
     if job.crops is not None:
         found = client.infer("person_gender", crops=job.crops)
         return (found["female_probability"],)
@@ -126,52 +148,81 @@ def _of_ours(client: Client, job: Job) -> Answer:
     return people.female_probabilities[:, None], people.embeddings
 
 
-def _of_pytriton(client: Client, job: Job) -> Answer:
+def _of_triton(address: str, models: tuple[str, str], job: Job) -> Answer:
+    """KServe's protocol with binary tensors, no more than is needed of it."""
+    model = models[0] if job.crops is not None else models[1]
+    arrays = job.arrays()
+    if model == OUR_MODELS[1]:
+        arrays["frame"] = arrays["frame"].reshape(1, 1, -1)
+    inputs = [
+        {
+            "name": name,
+            "shape": array.shape,
+            "datatype": DATA_TYPES[array.dtype.name],
+            "parameters": {"binary_data_size": array.nbytes},
+        }
+        for name, array in arrays.items()
+    ]
+    outputs = {"binary_data_output": True}
+    head = json.dumps({"inputs": inputs, "parameters": outputs}).encode()
+    body = b"".join((head, *(array.tobytes() for array in arrays.values())))
+    headers = {HEADER_LENGTH: str(len(head))}
+    reply, answer = _kept(model, address, f"v2/models/{model}/infer", body, headers)
+    start = int(reply.headers[HEADER_LENGTH])
+    found = {}
+    for output in json.loads(answer[:start])["outputs"]:
+        stop = start + output["parameters"]["binary_data_size"]
+        values = np.frombuffer(answer[start:stop], np.float32)
+        found[output["name"]] = values.reshape(output["shape"])
+        start = stop
     if job.crops is not None:
-        found = client.infer(GENDER, crops=job.crops)
         return (found["female_probability"],)
-    frame = np.frombuffer(job.jpeg, np.uint8)
-    found = client.infer(FRAME, frame=frame, boxes=job.boxes)
     return found["female_probability"], found["embedding"]
 
 
-_connections: Any = threading.local()
-
-
 def _of_http(way: str, port: int, job: Job) -> Answer:
-    """By Python's own HTTP client on a kept connection: the cheapest there is."""
     path, body = job.body()
     headers = {}
     if way == "LitServe":
         body = json.dumps({"data": base64.b64encode(body).decode()}).encode()
         headers = {"content-type": "application/json"}
-    try:
-        reply, answer = _exchanged(port, path, body, headers)
-    except (OSError, http.client.HTTPException):
-        try:  # a kept connection that the server has closed meanwhile
-            reply, answer = _exchanged(port, path, body, headers)
-        except (OSError, http.client.HTTPException) as exc:
-            raise RivalError(f"{way}: {exc!r}") from exc
-    if reply.status != http.HTTPStatus.OK:
-        raise RivalError(f"{way}: HTTP {reply.status}: {answer[:200]!r}")
+    _, answer = _kept(way, f"127.0.0.1:{port}", path, body, headers)
     if way == "LitServe":
         answer = base64.b64decode(json.loads(answer)["data"])
     return job.read(answer)
 
 
+_connections: Any = threading.local()
+
+
+def _kept(
+    way: str, address: str, path: str, body: bytes, headers: Mapping[str, str]
+) -> tuple[http.client.HTTPResponse, bytes]:
+    """An answer over this thread's connection. Raises RivalError."""
+    try:
+        reply, answer = _exchanged(address, path, body, headers)
+    except (OSError, http.client.HTTPException):
+        try:  # a kept connection that the server has closed meanwhile
+            reply, answer = _exchanged(address, path, body, headers)
+        except (OSError, http.client.HTTPException) as exc:
+            raise RivalError(f"{way}: {exc!r}") from exc
+    if reply.status != http.HTTPStatus.OK:
+        raise RivalError(f"{way}: HTTP {reply.status}: {answer[:200]!r}")
+    return reply, answer
+
+
 def _exchanged(
-    port: int, path: str, body: bytes, headers: Mapping[str, str]
+    address: str, path: str, body: bytes, headers: Mapping[str, str]
 ) -> tuple[http.client.HTTPResponse, bytes]:
     kept: dict[str, http.client.HTTPConnection] = vars(_connections)
-    key = f"to {port}"
-    if key not in kept:
-        kept[key] = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
+    if address not in kept:
+        kept[address] = http.client.HTTPConnection(address, timeout=300)
     try:
-        kept[key].request("POST", f"/{path}", body, headers)
-        reply = kept[key].getresponse()
+        kept[address].request("POST", f"/{path}", body, headers)
+        reply = kept[address].getresponse()
         return reply, reply.read()
     except (OSError, http.client.HTTPException):
-        kept.pop(key).close()
+        kept.pop(address).close()
         raise
 
 

@@ -208,19 +208,30 @@ def _loadtest(*arguments: str) -> tuple[int, str]:
 
 
 def test_other_servers_do_the_same_work(server: TritonServer, tmp_path: Path) -> None:
-    here = ("--grpc", server.grpc_address, "--repository", str(server.repository.root))
+    here = (
+        *("--grpc", server.grpc_address, "--http", server.http_address),
+        *("--repository", str(server.repository.root)),
+    )
     short = ("--seconds", "0.2", "--rounds", "1", "--concurrency", "2", "--people", "2")
     code, said = _loadtest("beside", *here, *short, "--output", str(tmp_path))
     assert code == 0, said
     run = Run.load(tmp_path / REPORT_FILE)
-    ways = {"in process", "personserve", "FastAPI", "LitServe", "mosec", "pytriton"}
+    ways = {
+        "in process",
+        "personserve",
+        "personserve, its SDK",
+        "FastAPI",
+        "LitServe",
+        "mosec",
+        "pytriton",
+    }
     assert {point.way for point in run.points} == ways
     assert len(run.points) == 3 * len(ways)
     assert all(point.rate > 0 and point.memory_mib > 50 for point in run.points)
     assert "frame of 2, x2" in said
     code, said = _loadtest("beside", "--rivals", "Flask")
     assert code == 2
-    code, said = _loadtest("beside", *here[:2], "--repository", str(tmp_path))
+    code, said = _loadtest("beside", *here[:4], "--repository", str(tmp_path))
     assert code == 1
     assert "run python -m builders build" in said
 
