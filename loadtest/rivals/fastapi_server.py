@@ -13,20 +13,13 @@ import uvicorn
 from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Request, Response
 
-from loadtest.rivals.work import (
-    FRAME,
-    GENDER,
-    WORKERS,
-    answer_frame,
-    answer_gender,
-    networks,
-)
+from loadtest.rivals import work
 
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """The networks of one worker."""
-    app.state.networks = networks()
+    app.state.networks = work.networks()
     app.state.limiter = CapacityLimiter(1)
     yield
 
@@ -34,29 +27,31 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 app = FastAPI(lifespan=lifespan)
 
 
-async def _answered(work: Any, request: Request) -> Response:
+async def _answered(answer: Any, request: Request) -> Response:
     state = request.app.state
     body = await request.body()
-    found = await to_thread.run_sync(work, state.networks, body, limiter=state.limiter)
+    found = await to_thread.run_sync(
+        answer, state.networks, body, limiter=state.limiter
+    )
     return Response(found, media_type="application/octet-stream")
 
 
-@app.post(f"/{GENDER}")
+@app.post(f"/{work.GENDER}")
 async def gender(request: Request) -> Response:
     """Crops."""
-    return await _answered(answer_gender, request)
+    return await _answered(work.answer_gender, request)
 
 
-@app.post(f"/{FRAME}")
+@app.post(f"/{work.FRAME}")
 async def frame(request: Request) -> Response:
     """A picture and boxes."""
-    return await _answered(answer_frame, request)
+    return await _answered(work.answer_frame, request)
 
 
 if __name__ == "__main__":
     uvicorn.run(
         "loadtest.rivals.fastapi_server:app",
         port=int(sys.argv[1]),
-        workers=WORKERS,
+        workers=work.WORKERS,
         log_level="warning",
     )

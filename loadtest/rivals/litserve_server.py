@@ -10,29 +10,22 @@ from typing import Any
 
 import litserve
 
-from loadtest.rivals.work import (
-    FRAME,
-    GENDER,
-    WORKERS,
-    answer_frame,
-    answer_gender,
-    networks,
-)
+from loadtest.rivals import work
 
 
 class Gender(litserve.LitAPI):  # type: ignore[misc]
     """Crops."""
 
-    work = staticmethod(answer_gender)
+    answer = staticmethod(work.answer_gender)
 
     def setup(self, device: str) -> None:  # noqa: ARG002 - LitServe passes it
-        self.networks = networks()
+        self.networks = work.networks()
 
     def decode_request(self, request: dict[str, str]) -> bytes:
         return base64.b64decode(request["data"])
 
     def predict(self, x: bytes) -> bytes:
-        return self.work(self.networks, x)
+        return self.answer(self.networks, x)
 
     def encode_response(self, output: bytes) -> dict[str, Any]:
         return {"data": base64.b64encode(output).decode()}
@@ -41,13 +34,13 @@ class Gender(litserve.LitAPI):  # type: ignore[misc]
 class Frame(Gender):
     """A picture and boxes."""
 
-    work = staticmethod(answer_frame)
+    answer = staticmethod(work.answer_frame)
 
 
 if __name__ == "__main__":
     litserve.LitServer(
-        [Gender(api_path=f"/{GENDER}"), Frame(api_path=f"/{FRAME}")],
+        [Gender(api_path=f"/{work.GENDER}"), Frame(api_path=f"/{work.FRAME}")],
         accelerator="cpu",
-        workers_per_device=WORKERS,
+        workers_per_device=work.WORKERS,
         timeout=False,
     ).run(port=int(sys.argv[1]), host="127.0.0.1", log_level="warning")

@@ -9,14 +9,7 @@ from typing import Any
 
 from mosec import Runtime, Server, Worker
 
-from loadtest.rivals.work import (
-    FRAME,
-    GENDER,
-    WORKERS,
-    answer_frame,
-    answer_gender,
-    networks,
-)
+from loadtest.rivals import work
 
 LARGEST_BODY_BYTES = 64 << 20
 
@@ -24,11 +17,11 @@ LARGEST_BODY_BYTES = 64 << 20
 class Gender(Worker):
     """Crops."""
 
-    work = staticmethod(answer_gender)
+    answer = staticmethod(work.answer_gender)
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.networks = networks()
+        self.networks = work.networks()
 
     def deserialize(self, data: bytes) -> bytes:
         return data
@@ -37,13 +30,13 @@ class Gender(Worker):
         return bytes(data)
 
     def forward(self, data: bytes) -> bytes:
-        return self.work(self.networks, data)
+        return self.answer(self.networks, data)
 
 
 class Frame(Gender):
     """A picture and boxes."""
 
-    work = staticmethod(answer_frame)
+    answer = staticmethod(work.answer_frame)
 
 
 if __name__ == "__main__":
@@ -54,8 +47,8 @@ if __name__ == "__main__":
     server = Server()
     server.register_runtime(
         {
-            f"/{GENDER}": [Runtime(Gender, num=WORKERS, timeout=300)],
-            f"/{FRAME}": [Runtime(Frame, num=WORKERS, timeout=300)],
+            f"/{work.GENDER}": [Runtime(Gender, num=work.WORKERS, timeout=300)],
+            f"/{work.FRAME}": [Runtime(Frame, num=work.WORKERS, timeout=300)],
         }
     )
     server.run()
