@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import defaultdict
+import time
+from collections import defaultdict, deque
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from threading import Lock
@@ -47,6 +48,9 @@ LARGEST_POOL_BYTES = 1 << 30
 
 ALIGNMENT_BYTES = 64
 
+REST_S = 60.0
+"""How long a segment is not used after a request that nobody waited for."""
+
 LOST_REGION = re.compile(
     r"unable to find (system |cuda )?shared memory region", re.IGNORECASE
 )
@@ -63,6 +67,7 @@ class Pool:
     usable: bool = True
     _free: dict[int, list[Segment]] = field(default_factory=lambda: defaultdict(list))
     _all: set[Segment] = field(default_factory=set)
+    _resting: deque[tuple[float, Segment]] = field(default_factory=deque)
     _lock: Lock = field(default_factory=Lock)
     _swept: bool = False
 
@@ -81,15 +86,18 @@ class Pool:
         try:
             reply = yield _placed(request, large, segment)
         except (RequestTimeoutError, ServerUnavailableError):
-            # the server may still be reading it: not used again, until it is let go of
+            self._rest(segment)
             raise
-        except InvalidInputError as exc:
+        except PersonServeError as exc:
             if not LOST_REGION.search(str(exc)):
                 self._give_back(segment)
                 raise
             log.info("the server was restarted; registering shared memory again")
             self._forget()
             return (yield from self.exchange(request))
+        except BaseException:  # the caller was cancelled
+            self._rest(segment)
+            raise
         self._give_back(segment)
         return reply
 
@@ -124,6 +132,10 @@ class Pool:
     def _borrow(self, size: int) -> Segment:
         size = max(SMALLEST_SEGMENT_BYTES, 1 << (size - 1).bit_length())
         with self._lock:
+            while self._resting and self._resting[0][0] < time.monotonic():
+                _, rested = self._resting.popleft()
+                if rested in self._all:
+                    self._free[rested.size].append(rested)
             if self._free[size]:
                 return self._free[size].pop()
             if sum(segment.size for segment in self._all) + size > LARGEST_POOL_BYTES:
@@ -136,6 +148,11 @@ class Pool:
         with self._lock:
             if segment in self._all:
                 self._free[segment.size].append(segment)
+
+    def _rest(self, segment: Segment) -> None:
+        """Nobody waits for its request any more, but the server may still read it."""
+        with self._lock:
+            self._resting.append((time.monotonic() + REST_S, segment))
 
     def _drop(self, segment: Segment) -> None:
         """Forget a segment that the server does not hold."""
@@ -150,6 +167,7 @@ class Pool:
                 segment.hide()
             self._all.clear()
             self._free.clear()
+            self._resting.clear()
 
 
 def _large(request: Request) -> dict[str, Array | DeviceArray]:

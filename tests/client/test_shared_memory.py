@@ -17,7 +17,9 @@ import pytest
 from personserve import (
     Client,
     InvalidInputError,
+    PersonServeError,
     RequestTimeoutError,
+    ServerError,
     _segments,
     _shared_memory,
 )
@@ -57,7 +59,7 @@ class Server:
             reply, error = None, None
             try:
                 reply = self._reply(request)
-            except (InvalidInputError, RequestTimeoutError) as exc:
+            except PersonServeError as exc:
                 error = exc
 
     def _reply(self, request: Any) -> Any:
@@ -261,6 +263,27 @@ def test_memory_that_may_still_be_read_is_not_used_again() -> None:
     server.replies_to(pool.exchange(ASKED))
     assert len(server.regions) == 2
     assert {each.region for each in pool.taken()} == set(server.regions)
+
+
+def test_it_is_used_again_when_nobody_reads_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool, server = Pool(), Server()
+    server.answers = [ServerError("out of memory")]
+    with pytest.raises(ServerError):
+        server.replies_to(pool.exchange(ASKED))
+    server.replies_to(pool.exchange(ASKED))
+    assert len(server.regions) == 1, "an error is an answer, too"
+    monkeypatch.setattr(_shared_memory, "REST_S", -1.0)
+    for _ in range(5):
+        server.answers = [RequestTimeoutError("late")]
+        with pytest.raises(RequestTimeoutError):
+            server.replies_to(pool.exchange(ASKED))
+    call = pool.exchange(ASKED)
+    next(call)
+    call.close()  # cancelled
+    server.replies_to(pool.exchange(ASKED))
+    assert len(server.regions) == 1
 
 
 def test_a_full_pool_uses_the_wire(monkeypatch: pytest.MonkeyPatch) -> None:
