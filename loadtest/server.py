@@ -12,9 +12,22 @@ import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from loadtest.machine import machine_name
+import psutil
+
+from loadtest.machine import listening_at, machine_name
+
+REPOSITORY = "--model-repository="
+
+RECORDS = {
+    "cpu_model.py": "model.onnx.json",
+    "model.onnx": "model.onnx.json",
+    "plan_model.py": "model.plan.json",
+    "model.plan": "model.plan.json",
+}
+"""The record beside what a target runs."""
 
 SAMPLE_S = 0.5
 
@@ -120,7 +133,10 @@ def facts(address: str, http: str, models: Iterable[str], label: str) -> dict[st
         version = got(http, "v2").get("version", "unknown")
         found["server"] = f"Triton {version} at {address}"
         for name in models:
-            found[name] = _described(got(http, f"v2/models/{name}/config"))
+            config = got(http, f"v2/models/{name}/config")
+            found[name] = ", ".join(
+                filter(None, [_described(config), *_built(http, config)])
+            )
     except OSError:
         found["server"] = f"{address}; http://{http} does not say more"
     return found | ({"label": label} if label else {})
@@ -137,6 +153,23 @@ def _described(config: Mapping[str, Any]) -> str:
     count = sum(int(group.get("count", 1)) for group in config["instance_group"])
     file = config.get("default_model_filename", "")
     return f"{kind} {file}, {count} instances, weights: {weights}"
+
+
+def _built(http: str, config: Mapping[str, Any]) -> Iterator[str]:
+    """Runtime and precision, by the record beside what a local server runs."""
+    record = RECORDS.get(config.get("default_model_filename", ""))
+    if record is None:
+        return
+    try:
+        command = listening_at(http).cmdline()
+        root = next(w for w in command if w.startswith(REPOSITORY)).partition("=")[2]
+        path = Path(root) / config["name"] / "1" / record
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (LookupError, StopIteration, OSError, ValueError, psutil.Error):
+        return  # another machine's, or another user's
+    for key in ("runtime", "library", "precision"):
+        if key in facts:
+            yield str(facts[key])
 
 
 def got(http: str, path: str) -> dict[str, Any]:

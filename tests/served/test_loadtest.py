@@ -157,6 +157,7 @@ def test_perf_analyzer_sweeps_and_reports(server: TritonServer, tmp_path: Path) 
     assert all(point.rate > 1 and point.compute_ms > 1 for point in run.points)
     assert run.facts["server"].startswith("Triton 2.51")
     assert "cpu_model.py, 2 instances" in run.facts["person_gender"]
+    assert run.facts["person_gender"].endswith("onnxruntime, fp32")
     assert run.facts["label"] == "short"
     frame = ("person_attributes", "--people", "3", "--concurrency", "2")
     second = tmp_path / "second"
