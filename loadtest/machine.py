@@ -50,3 +50,9 @@ def family(process: psutil.Process) -> list[psutil.Process]:
 def memory_mib(processes: Iterable[psutil.Process]) -> float:
     """MiB that they hold; pages that several share count once in all."""
     return sum(process.memory_full_info().pss for process in processes) / MIB
+
+
+def shared_files(processes: Iterable[psutil.Process]) -> set[str]:
+    """What they have mapped of /dev/shm."""
+    maps = (each.path for process in processes for each in process.memory_maps())
+    return {path for path in maps if path.startswith("/dev/shm/")}

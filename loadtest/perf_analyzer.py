@@ -43,6 +43,9 @@ STABLE_PERCENT = 999
 busy machine is no reason to lose a report.
 """
 
+TOO_SHORT = "Please use a larger time window"
+LONGEST_WINDOW_S = 60.0
+
 console = Console()
 
 
@@ -213,7 +216,9 @@ def _libraries(folder: Path) -> list[Path]:
 def measured(
     tool: Tool, load: Load, addresses: Mapping[str, str], seconds: float
 ) -> Point:
-    """One run of perf_analyzer. Raises PerfAnalyzerError."""
+    """One run of perf_analyzer, with longer windows where nothing was answered within
+    one. Raises PerfAnalyzerError.
+    """
     batched = load.model.max_batch_size > 0
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.csv"
@@ -240,6 +245,8 @@ def measured(
             )
         if done.returncode or not report.is_file():
             words = (done.stdout + done.stderr).strip()[-600:]
+            if TOO_SHORT in words and seconds < LONGEST_WINDOW_S:
+                return measured(tool, load, addresses, 4 * seconds)
             raise PerfAnalyzerError(f"perf_analyzer failed at {load.way}: {words}")
         (row,) = csv.DictReader(report.read_text(encoding="utf-8").splitlines())
     return _point(load, row, use, 1 if batched else load.people)

@@ -57,16 +57,16 @@ def tuned(
         tuple(merging.get("preferred_batch_size", ())) if merging else (),
     )
 
-    def use(settings: Settings) -> None:
-        text = json.dumps(_config(config, settings))
-        load = {"parameters": {"config": text}}
-        _asked(http, f"repository/models/{model}/load", load)
+    def load(how: Mapping[str, Any]) -> None:
+        content = {"parameters": {"config": json.dumps(how)}}
+        _asked(http, f"repository/models/{model}/load", content)
 
     is_cpu = config["instance_group"][0]["kind"] == "KIND_CPU"
     try:
-        yield declared, use, is_cpu
+        yield declared, lambda settings: load(_config(config, settings)), is_cpu
     finally:
-        _asked(http, f"repository/models/{model}/load", {})
+        # as a configuration, too: files that did not change are not loaded again
+        load(config)
 
 
 def _config(config: Mapping[str, Any], settings: Settings) -> dict[str, Any]:

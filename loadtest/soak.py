@@ -3,8 +3,8 @@ server on this machine.
 
 Cameras' frames through one client with shared memory, and crops through another over
 HTTP. Memory of this process and of the server's (pages that several share count once in
-all), open files and files in /dev/shm are sampled; growth is between the median of the
-second tenth of the time (the first warms up) and that of the last.
+all), open files and what is mapped of /dev/shm are sampled; growth is between the
+median of the second tenth of the time (the first warms up) and that of the last.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from loadtest.machine import family, listening_at, memory_mib
+from loadtest.machine import family, listening_at, memory_mib, shared_files
 from loadtest.scenes import Scenes
 from personserve import Client
 
@@ -33,7 +33,7 @@ MOST_GROWTH = 0.02
 
 @dataclass(frozen=True)
 class Sample:
-    """Memory in MiB; `files` are open ones of both sides, `shared` in /dev/shm."""
+    """Memory in MiB; `files` are open ones of both sides, `shared` mapped from /dev/shm."""
 
     client_mib: float
     server_mib: float
@@ -101,7 +101,7 @@ def _sample(server: psutil.Process) -> Sample:
         memory_mib([own]),
         memory_mib(servers),
         sum(process.num_fds() for process in (own, *servers)),
-        len(list(Path("/dev/shm").iterdir())),
+        len(shared_files([own, *servers])),
     )
 
 
@@ -115,7 +115,7 @@ def _table(samples: list[Sample]) -> tuple[Table, bool]:
         ("client_mib", "client, MiB"),
         ("server_mib", "server, MiB"),
         ("files", "open files"),
-        ("shared", "files in /dev/shm"),
+        ("shared", "mapped of /dev/shm"),
     ):
         begin, end = (
             float(np.median([getattr(sample, name) for sample in part]))

@@ -41,6 +41,7 @@ DATA_TYPES = {"uint8": "UINT8", "float32": "FP32"}
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 30.0
 
 OURS, SDK, BOUND = "personserve", "personserve, its SDK", "in process"
 RIVALS = {
@@ -253,7 +254,7 @@ def _process(module: str, port: int, repository: Path) -> Iterator[psutil.Proces
         finally:
             children = process.children(recursive=True)
             started.terminate()
-            _, left = psutil.wait_procs([process, *children], timeout=10)
+            _, left = psutil.wait_procs([process, *children], timeout=STOP_TIMEOUT_S)
             for child in left:
                 child.kill()
 

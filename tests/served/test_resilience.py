@@ -103,8 +103,12 @@ def test_a_dead_server_is_an_error_and_a_new_one_is_found(
 ) -> None:
     ports = Ports.free()
     (crop,) = _crops(1)
+    patient = Retry(attempts=12)  # the channel itself tries every 2 s at the latest
     with Client(
-        f"grpc://127.0.0.1:{ports.grpc}", shared_memory="system", timeout_s=30
+        f"grpc://127.0.0.1:{ports.grpc}",
+        shared_memory="system",
+        timeout_s=30,
+        retry=patient,
     ) as client:
         with _server(repository, ports) as server:
             before = client.infer(MODEL, crops=crop)
