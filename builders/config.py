@@ -20,9 +20,6 @@ from builders.weights import StandIn
 
 DEFAULT_TARGET = "tensorrt"
 
-CORE = "core"
-"""Triton's rate limiter's name for what computing takes."""
-
 GENERATED = "# Rendered by `python -m builders render`; edit the declaration instead.\n"
 
 Fields = dict[str, Any]
@@ -63,7 +60,7 @@ def _cpu(model: Network) -> Fields:
     fields: Fields = {
         "backend": "python",
         "default_model_filename": "cpu_model.py",
-        "instance_group": [_on_cores(model.batching.cpu_instances)],
+        "instance_group": [{"kind": "KIND_CPU", "count": model.batching.cpu_instances}],
         "model_warmup": _warm_up(model, {1}),
     }
     delay_us = model.batching.cpu_queue_delay_us
@@ -89,13 +86,6 @@ TARGETS: Mapping[str, Callable[[Network], Fields]] = {
     "rtx": _rtx,
 }
 """How a network is executed, by target; each gives what is its own in the config."""
-
-
-def _on_cores(count: int, priority: int = 1) -> Fields:
-    """Instances, each of which takes a core where `serve --limit-cores` counts."""
-    needs = {"resources": [{"name": CORE, "global": True, "count": 1}]}
-    limiter = needs | ({"priority": priority} if priority > 1 else {})
-    return {"kind": "KIND_CPU", "count": count, "rate_limiter": limiter}
 
 
 def _dynamic_batching(model: Network, queue_delay_us: int) -> Fields:
@@ -162,8 +152,7 @@ def _joined(declaration: PythonModel | Ensemble, repository: Repository) -> Fiel
     if isinstance(declaration, PythonModel):
         return fields | {
             "backend": "python",
-            # after the networks: frames that are begun come first
-            "instance_group": [_on_cores(declaration.instances, priority=2)],
+            "instance_group": [{"kind": "KIND_CPU", "count": declaration.instances}],
             "parameters": _parameters(declaration.parameters),
         }
     stand_ins = [

@@ -31,7 +31,6 @@ from typing import TYPE_CHECKING
 
 from builders.build import is_built
 from builders.catalogue import catalogue
-from builders.config import CORE
 from builders.repository import Repository
 from builders.spec import (
     ITEM_BYTES,
@@ -99,7 +98,6 @@ class TritonServer:
     models: Sequence[str] = ()
     host: str = LOOPBACK
     ports: Ports = field(default_factory=Ports)
-    limit_cores: int = 0
     arguments: Sequence[str] = ()
     log: Path | None = None
 
@@ -264,16 +262,9 @@ class TritonServer:
             f"--http-port={self.ports.http}",
             f"--grpc-port={self.ports.grpc}",
             f"--metrics-port={self.ports.metrics}",
-            *self._limits(),
             *self.arguments,
         ]
         return command, environment
-
-    def _limits(self) -> list[str]:
-        if not self.limit_cores:
-            return []
-        cores = f"{CORE}:{self.limit_cores}"
-        return ["--rate-limit=execution_count", f"--rate-limit-resource={cores}"]
 
     def _wait_until_ready(
         self, process: subprocess.Popen[bytes], timeout_s: float

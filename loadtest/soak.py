@@ -33,7 +33,7 @@ MOST_GROWTH = 0.02
 
 @dataclass(frozen=True)
 class Sample:
-    """Memory in MiB; `files` are open ones of both sides, `shared` mapped from /dev/shm."""
+    """Memory in MiB; open `files`, and those of /dev/shm that are mapped (`shared`)."""
 
     client_mib: float
     server_mib: float

@@ -31,15 +31,6 @@ def serve(
     http_port: int = 8000,
     grpc_port: int = 8001,
     metrics_port: int = 8002,
-    limit_cores: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="CPU instances that compute at once, begun frames first: steadier "
-            "where frames are all there is, but small requests wait for large ones. "
-            "0: the operating system shares the cores.",
-        ),
-    ] = 0,
     log: Annotated[Path | None, typer.Option(help="Keep Triton's log here.")] = None,
 ) -> None:
     """Start tritonserver on what is built, until Ctrl-C.
@@ -53,7 +44,6 @@ def serve(
         models=names or (),
         host=host,
         ports=Ports(http_port, grpc_port, metrics_port),
-        limit_cores=limit_cores,
         arguments=context.args,
         log=log,
     )

@@ -257,6 +257,10 @@ def _process(module: str, port: int, repository: Path) -> Iterator[psutil.Proces
             _, left = psutil.wait_procs([process, *children], timeout=STOP_TIMEOUT_S)
             for child in left:
                 child.kill()
+            # pytriton leaves its tensors' memory behind
+            for each in (process, *children):
+                for path in Path("/dev/shm").glob(f"pytrtion{each.pid}-*"):
+                    path.unlink()
 
 
 def _wait_for(way: str, process: psutil.Process, ask: Callable[[Job], Answer]) -> None:

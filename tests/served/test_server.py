@@ -8,17 +8,14 @@ import socket
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from builders import server as serving
 from builders.build import build_joints
 from builders.repository import ROOT, Repository
 from builders.server import Ports, ServeError, TritonServer
-from personserve import Client
 
 
 def test_a_path_with_a_space_is_refused_in_words(tmp_path: Path) -> None:
@@ -38,25 +35,6 @@ def test_it_leaves_no_process_and_no_shared_memory(repository: Repository) -> No
     assert not list(Path("/dev/shm").glob(f"{server._shm_prefix}*"))
     with pytest.raises(ProcessLookupError):
         os.killpg(pid, 0)
-
-
-def test_limited_cores_answer_the_same(
-    repository: Repository, client: Client, photograph: np.ndarray
-) -> None:
-    """One instance at a time: a step that waited for another would hang."""
-    boxes = np.array([[10, 20, 200, 400], [150, 50, 350, 500]], np.float32)
-    expected = client.attributes(photograph, boxes)
-    limited = TritonServer(
-        repository, models=["person_attributes"], ports=Ports.free(), limit_cores=1
-    )
-    with limited, Client(limited.grpc_address, timeout_s=60) as own:
-        command = Path(f"/proc/{limited.pid}/cmdline").read_bytes().split(b"\0")
-        assert b"--rate-limit-resource=core:1" in command
-        with ThreadPoolExecutor(6) as pool:
-            calls = [pool.submit(own.attributes, photograph, boxes) for _ in range(12)]
-            for call in calls:
-                found = call.result().embeddings
-                np.testing.assert_array_equal(found, expected.embeddings)
 
 
 def test_a_port_in_use(repository: Repository) -> None:
