@@ -19,7 +19,7 @@ from locust.runners import WorkerRunner
 from locust.stats import StatsEntry
 
 from loadtest.report import Point, Run, changes, write_report
-from loadtest.server import Statistics, facts, used
+from loadtest.server import Spent, Statistics, facts, used
 
 FIFTHS = 5
 
@@ -98,7 +98,9 @@ class Recorder:
 
     def _point(self, entry: StatsEntry) -> Point:
         given, counts = self._given, self._people[entry.name]
-        spent = self._statistics and self._statistics.spent(_model(entry))
+        spent = None
+        if self._statistics is not None:
+            spent = self._statistics.spent(_model(entry))
         answered = max(1, entry.num_requests - entry.num_failures)
         uses = {name: float(np.mean(values)) for name, values in self._uses.items()}
         return Point(
@@ -111,7 +113,7 @@ class Recorder:
             float(entry.get_response_time_percentile(0.99)),
             spent.queue_ms if spent else None,
             spent.compute_ms if spent else None,
-            max(0.0, entry.avg_response_time - spent.total_ms) if spent else None,
+            _network_ms(entry, spent),
             uses.get("nv_cpu_utilization"),
             uses.get("nv_gpu_utilization"),
         )
@@ -119,6 +121,15 @@ class Recorder:
 
 def _model(entry: StatsEntry) -> str:
     return MODELS.get(entry.name.partition(",")[0], "")
+
+
+def _network_ms(entry: StatsEntry, spent: Spent | None) -> float | None:
+    """What is left of the caller's time; None where others asked the model, too, or
+    empty frames, which ask nothing, are among the entry's.
+    """
+    if spent is None or entry.avg_response_time < spent.total_ms:
+        return None
+    return float(entry.avg_response_time - spent.total_ms)
 
 
 def _rates(counts: Counter[int]) -> list[float]:

@@ -237,7 +237,7 @@ def _plots(run: Run) -> Iterator[tuple[str, Figure]]:
     for model in dict.fromkeys(point.model for point in run.points):
         points = [point for point in run.points if point.model == model]
         yield f"{model}: latency by throughput", _curve(points)
-        if all(point.queue_ms is not None for point in points):
+        if all(point.network_ms is not None for point in points):
             yield f"{model}: where the time goes", _split(points)
 
 
