@@ -8,7 +8,6 @@ is compared with what the networks give here before anything is timed.
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Sequence
@@ -37,13 +36,12 @@ from loadtest.rivals.asking import (
     jobs,
     started,
 )
+from loadtest.rivals.work import WORKERS
 from personserve import PersonServeError
 from personserve._closed_loop import closed_loop
 
 LEAST_CALLS = 3
 """Of each caller, where a frame of a crowd takes longer than the time."""
-
-CORES = os.cpu_count() or 1
 
 
 def main(
@@ -110,7 +108,7 @@ def _measured(
                 for job, callers in loads:
                     check(way, job, ask(job)(), expected[job.name])
                     # more threads than cores would not be the bound
-                    count = min(callers, CORES) if way == BOUND else callers
+                    count = min(callers, WORKERS) if way == BOUND else callers
                     times, elapsed = closed_loop(ask(job), count, seconds, LEAST_CALLS)
                     point = _point(way, job, callers, times, elapsed, processes())
                     taken.setdefault((job.name, way, callers), []).append(point)

@@ -40,10 +40,7 @@ def _with_batching(text: str, fields: Mapping[str, Any], name: str) -> str:
         wanted = _written({}, fields)
         raise DeclarationError(f"{name} has no MODEL = ...(...): give it {wanted}")
     lines = text.splitlines(keepends=True)
-    (known, *_) = [
-        *(word.value for word in call.keywords if word.arg == "batching"),
-        None,
-    ]
+    known = next((w.value for w in call.keywords if w.arg == "batching"), None)
     if isinstance(known, ast.Call) and known.end_lineno is not None:
         given = {
             word.arg: ast.literal_eval(word.value)

@@ -38,7 +38,6 @@ class Recorder:
     def __init__(self, environment: Environment) -> None:
         self._given: Any = environment.parsed_options
         self._people: dict[str, Counter[int]] = defaultdict(Counter)
-        self._unsent: dict[str, Counter[int]] = defaultdict(Counter)
         self._stack = ExitStack()
         self._statistics: Statistics | None = None
         self._uses: dict[str, list[float]] = {}
@@ -84,12 +83,11 @@ class Recorder:
         self, name: str, context: Mapping[str, Any], exception: object, **_: Any
     ) -> None:
         if exception is None and "people" in context:
-            for counts in (self._people, self._unsent):
-                counts[name][int(time.time())] += int(context["people"])
+            self._people[name][int(time.time())] += int(context["people"])
 
     def _sent(self, data: dict[str, Any], **_: Any) -> None:
-        data["people"] = {name: list(c.items()) for name, c in self._unsent.items()}
-        self._unsent.clear()
+        data["people"] = {name: list(c.items()) for name, c in self._people.items()}
+        self._people.clear()
 
     def _received(self, data: Mapping[str, Any], **_: Any) -> None:
         for name, counts in data.get("people", {}).items():

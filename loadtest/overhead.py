@@ -17,7 +17,6 @@ import os
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -38,6 +37,7 @@ from rich.table import Table
 from loadtest.in_process import REPOSITORY, SHAPES, cut_people, open_session
 from loadtest.machine import machine_name
 from loadtest.perf_input import jpeg_frame, some_boxes
+from loadtest.server import Statistics
 from personserve import Client
 from personserve._closed_loop import closed_loop
 
@@ -174,17 +174,6 @@ def _measure(work: Work, batch: int, callers: int, seconds: float) -> Timing:
     return Timing(len(times) * batch / elapsed, float(p50), float(p99), len(times))
 
 
-def _compute_s(http_port: int) -> tuple[float, int]:
-    """Seconds that the server has spent inside person_preprocess, and requests."""
-    url = f"http://127.0.0.1:{http_port}/v2/models/person_preprocess/stats"
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(url, timeout=10) as reply:
-        (stats,) = json.load(reply)["model_stats"]
-    parts = ("compute_input", "compute_infer", "compute_output")
-    nanoseconds = sum(stats["inference_stats"][part]["ns"] for part in parts)
-    return nanoseconds / 1e9, stats["inference_stats"]["success"]["count"]
-
-
 def _preprocessing(
     client: Client, http_port: int, frame: bytes, seconds: float
 ) -> dict[str, Timing]:
@@ -203,14 +192,13 @@ def _preprocessing(
         return client.infer("person_preprocess", frame=encoded, boxes=boxes)
 
     cores = os.cpu_count() or 1
-    before = _compute_s(http_port)
+    statistics = Statistics(f"127.0.0.1:{http_port}", ["person_preprocess"])
     over_the_wire = _measure(served, 10, 1, seconds)
-    busy_s, requests = (
-        after - then for after, then in zip(_compute_s(http_port), before, strict=True)
-    )
-    inside = Timing(
-        10 * requests / busy_s, p50 := busy_s / requests * 1e3, p50, int(requests)
-    )
+    spent = statistics.spent("person_preprocess")
+    if spent is None:
+        raise typer.Exit(1)
+    mean_ms = spent.compute_ms
+    inside = Timing(10 / mean_ms * 1e3, mean_ms, mean_ms, spent.requests)
     return {
         "bare decode + resize, 1 caller": _measure(decode_and_resize, 10, 1, seconds),
         "checks + decode + cut, 1 caller": _measure(

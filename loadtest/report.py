@@ -151,26 +151,27 @@ def write_report(
 
 
 def _loads(run: Run) -> tuple[list[str], list[list[str]]]:
-    measured = {
-        title: write
-        for name, (title, write) in COLUMNS.items()
+    measured = [
+        name
+        for name in COLUMNS
         if any(getattr(point, name) is not None for point in run.points)
-    }
-    names = {title: name for name, (title, _) in COLUMNS.items()}
+    ]
     head = ["model", "way", "people", "at once", "people/s", "p50 ms", "p99 ms"]
     rows = [
         [
             *(point.model, point.way, str(point.people), str(point.concurrency)),
             f"{point.rate:.1f} ({_spread(point)})",
             *(f"{value:.1f}" for value in (point.p50_ms, point.p99_ms)),
-            *(
-                "-" if (value := getattr(point, names[title])) is None else write(value)
-                for title, write in measured.items()
-            ),
+            *(_cell(point, name) for name in measured),
         ]
         for point in run.points
     ]
-    return [*head, *measured], rows
+    return [*head, *(COLUMNS[name][0] for name in measured)], rows
+
+
+def _cell(point: Point, name: str) -> str:
+    value = getattr(point, name)
+    return "-" if value is None else COLUMNS[name][1](value)
 
 
 def _spread(point: Point) -> str:

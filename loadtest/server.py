@@ -30,6 +30,7 @@ RECORDS = {
 """The record beside what a target runs."""
 
 SAMPLE_S = 0.5
+ASK_TIMEOUT_S, LOAD_TIMEOUT_S = 5, 300
 
 USES = ("nv_cpu_utilization", "nv_gpu_utilization")
 
@@ -38,8 +39,9 @@ PARTS = ("queue", "compute_input", "compute_infer", "compute_output")
 
 @dataclass(frozen=True)
 class Spent:
-    """Mean ms of a request in the server: waiting, computing, and in all."""
+    """So many requests, and their mean ms in the server: waiting, computing, in all."""
 
+    requests: int
     queue_ms: float
     compute_ms: float
     total_ms: float
@@ -67,6 +69,7 @@ class Statistics:
             return None
         steps = self._steps[model] or (model,)
         return Spent(
+            requests,
             sum(self._mean(now, step, PARTS[:1])[1] for step in steps),
             sum(self._mean(now, step, PARTS[1:])[1] for step in steps),
             total_ms,
@@ -134,16 +137,14 @@ def facts(address: str, http: str, models: Iterable[str], label: str) -> dict[st
         found["server"] = f"Triton {version} at {address}"
         for name in models:
             config = got(http, f"v2/models/{name}/config")
-            found[name] = ", ".join(
-                filter(None, [_described(config), *_built(http, config)])
-            )
+            found[name] = ", ".join([_described(config), *_built(http, config)])
     except OSError:
         found["server"] = f"{address}; http://{http} does not say more"
     return found | ({"label": label} if label else {})
 
 
 def _described(config: Mapping[str, Any]) -> str:
-    """Target, precision, instances and weights of a model."""
+    """Target, instances and weights of a model."""
     parameters = config.get("parameters", {})
     weights = parameters.get("weights", {}).get("string_value", "several")
     steps = _steps(config)
@@ -172,18 +173,20 @@ def _built(http: str, config: Mapping[str, Any]) -> Iterator[str]:
             yield str(facts[key])
 
 
-def got(http: str, path: str) -> dict[str, Any]:
-    """JSON from Triton's HTTP endpoint. Raises OSError."""
+def got(http: str, path: str, content: object = None) -> dict[str, Any]:
+    """JSON from Triton's HTTP endpoint, `content` being posted. Raises OSError."""
+    body = None if content is None else json.dumps(content).encode()
     try:
-        found: dict[str, Any] = json.loads(_text(http, path))
+        found: dict[str, Any] = json.loads(_text(http, path, body) or "{}")
     except ValueError as exc:
         raise OSError(f"http://{http}/{path} is not JSON: {exc}") from exc
     return found
 
 
-def _text(address: str, path: str) -> str:
-    # a proxy is not meant for servers of our own
+def _text(address: str, path: str, body: bytes | None = None) -> str:
+    # a proxy is not meant for servers of our own; loading a model takes its time
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"http://{address}/{path}", timeout=5) as reply:
+    timeout_s = ASK_TIMEOUT_S if body is None else LOAD_TIMEOUT_S
+    with opener.open(f"http://{address}/{path}", body, timeout=timeout_s) as reply:
         text: str = reply.read().decode()
         return text

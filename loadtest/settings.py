@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
-LOAD_TIMEOUT_S = 300
+from loadtest.server import got
 
 
 class TuneError(RuntimeError):
@@ -85,14 +84,9 @@ def _config(config: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
 
 def _asked(http: str, path: str, content: object = None) -> dict[str, Any]:
     """Triton's HTTP endpoint. Raises TuneError."""
-    data = None if content is None else json.dumps(content).encode()
-    request = urllib.request.Request(f"http://{http}/v2/{path}", data)
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(request, timeout=LOAD_TIMEOUT_S) as reply:
-            found: dict[str, Any] = json.loads(reply.read() or b"{}")
-            return found
+        return got(http, f"v2/{path}", content)
     except urllib.error.HTTPError as exc:
         raise TuneError(f"{path}: {exc.read().decode()[:500]}") from exc
-    except (OSError, ValueError) as exc:
+    except OSError as exc:
         raise TuneError(f"no Triton server answers at http://{http}: {exc}") from exc

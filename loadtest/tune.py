@@ -23,7 +23,8 @@ from rich.table import Table
 
 from loadtest.declaration import DeclarationError, batching_diff
 from loadtest.report import beyond
-from loadtest.settings import LOAD_TIMEOUT_S, Settings, TuneError, tuned
+from loadtest.server import LOAD_TIMEOUT_S
+from loadtest.settings import Settings, TuneError, tuned
 from personserve import Client, ModelDescription, PersonServeError
 from personserve._closed_loop import closed_loop
 from personserve._files import write_text
