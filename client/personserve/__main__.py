@@ -1,5 +1,5 @@
-"""`python -m personserve` is the command personserve."""
+"""Entry point of `python -m personserve`, the same command as `personserve`."""
 
-from personserve.cli import main
+from personserve.cli.app import main
 
 main()

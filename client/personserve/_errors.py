@@ -1,24 +1,36 @@
-"""Every error that the client raises, and which server status becomes which.
+"""Errors of the client, and their mapping from gRPC and HTTP statuses.
 
 PersonServeError
-├── InvalidInputError       (also ValueError) the call's own data is wrong
-├── ServerUnavailableError  nothing answers at the address, or it shuts down
-├── ModelUnavailableError   the server runs, but not this model
-│   └── ModelLoadingError   not yet, or not any more
+├── InvalidInputError       (also ValueError) arguments that cannot be used
+├── ServerUnavailableError  no server answers at the address, or it is shutting down
+├── ModelUnavailableError   the server runs, but does not serve this model
+│   └── ModelLoadingError   the model is being loaded or unloaded
+├── OverloadedError         the server has more work than it can do in time
 ├── RequestTimeoutError     (also TimeoutError) no answer within timeout_s
-├── AccessDeniedError       who we are is not known there, or may not do this
-├── IncompatibleServerError the server's models are not what this client knows
+├── AccessDeniedError       missing or insufficient credentials
+├── IncompatibleServerError the models or answers are not what this client expects
 └── ServerError             the server failed, or refused for another reason
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 
 
 class PersonServeError(Exception):
-    """Base of all. `model` and `request_id` are None where there was no request."""
+    """Base class of all errors that the client raises.
+
+    Args:
+        message: What was expected, what came, and what to do about it.
+        model: Name of the model that the failed request was for.
+        request_id: Id of the failed request, as in the server's log and traces.
+
+    Attributes:
+        model: Name of the model, or None if the error has no request.
+        request_id: Id of the request, or None if the error has no request.
+    """
 
     def __init__(
         self,
@@ -41,7 +53,7 @@ class PersonServeError(Exception):
 
 
 class InvalidInputError(PersonServeError, ValueError):
-    """Frames, boxes, crops or arguments that cannot be used."""
+    """Invalid frames, boxes, crops or other arguments."""
 
 
 class ServerUnavailableError(PersonServeError):
@@ -53,7 +65,11 @@ class ModelUnavailableError(PersonServeError):
 
 
 class ModelLoadingError(ModelUnavailableError):
-    """The server has the model, but is just loading it, or shutting down."""
+    """The server has the model, but is loading or unloading it at the moment."""
+
+
+class OverloadedError(PersonServeError):
+    """The server refused the request because too many others wait, or wait too long."""
 
 
 class RequestTimeoutError(PersonServeError, TimeoutError):
@@ -61,19 +77,19 @@ class RequestTimeoutError(PersonServeError, TimeoutError):
 
 
 class AccessDeniedError(PersonServeError):
-    """The server, or what stands before it, does not let us in."""
+    """The server, or a proxy in front of it, rejected the credentials."""
 
 
 class IncompatibleServerError(PersonServeError):
-    """The server's model lacks something this client needs."""
+    """The server's models or answers are not what this client expects."""
 
 
 class ServerError(PersonServeError):
-    """The server failed while answering, or refused for a reason of its own."""
+    """The server failed to answer, or refused for a reason of its own."""
 
 
 STATUS_ERRORS: Mapping[str, type[PersonServeError]] = {
-    "CANCELLED": ServerError,
+    "CANCELLED": ServerUnavailableError,
     "UNKNOWN": ServerError,
     "INVALID_ARGUMENT": InvalidInputError,
     "DEADLINE_EXCEEDED": RequestTimeoutError,
@@ -90,7 +106,7 @@ STATUS_ERRORS: Mapping[str, type[PersonServeError]] = {
     "DATA_LOSS": ServerError,
     "UNAUTHENTICATED": AccessDeniedError,
 }
-"""Error by gRPC status. A test holds it against grpc.StatusCode."""
+"""Error class by gRPC status. A test compares the keys with grpc.StatusCode."""
 
 HTTP_STATUSES: Mapping[int, str] = {
     HTTPStatus.BAD_REQUEST: "INVALID_ARGUMENT",
@@ -106,23 +122,78 @@ HTTP_STATUSES: Mapping[int, str] = {
     HTTPStatus.SERVICE_UNAVAILABLE: "UNAVAILABLE",
     HTTPStatus.GATEWAY_TIMEOUT: "DEADLINE_EXCEEDED",
 }
-"""gRPC status by HTTP status, Triton's and those of proxies; any other is UNKNOWN."""
+"""gRPC status by HTTP status, those of Triton and of proxies; others are UNKNOWN."""
 
 
-def error_of_status(
+RESTRICTED = "is restricted, expecting header"
+"""Part of Triton's message of an endpoint that demands a key."""
+
+DEAD_PROCESS = re.compile(r"Stub process .*is not healthy|obtain the health mutex")
+"""Part of Triton's message of a model whose Python process has died. Triton does not
+replace the process, so another server has to answer."""
+
+OVERLOADED = re.compile(
+    r"Exceeds maximum queue size|Request timeout expired|is overloaded:"
+    r"|Failed to increase the shared memory pool"
+)
+"""Part of the message of a server that refuses work: Triton's own two for a full queue
+and for a request that waited too long, that of this project's preprocessing model, and
+the Python backend's for a /dev/shm without room. They come as UNAVAILABLE (HTTP 503),
+the last one as INTERNAL (HTTP 500)."""
+
+
+NOT_GRPC = "Received http2 header with status"
+"""Beginning of gRPC's message if an HTTP server answers that does not speak gRPC."""
+
+
+def error_from_status(
     status: str, message: str, request: object, address: object
 ) -> PersonServeError:
-    """The error for a gRPC `status` that `address` answered `request` with."""
+    """Build the error for a failed request from its gRPC status.
+
+    Args:
+        status: Name of the gRPC status, for example "UNAVAILABLE".
+        message: The server's own message.
+        request: The request that failed; its model and id go into the error.
+        address: Address of the server, for the message.
+
+    Returns:
+        The error, to be raised by the caller.
+    """
     kind = STATUS_ERRORS.get(status, ServerError)
+    # Triton says UNAVAILABLE over gRPC of an endpoint that demands a key
+    if RESTRICTED in message:
+        kind = AccessDeniedError
+        message += (
+            ". The key of a server on this machine is found by itself if the same user "
+            "started it; for another server pass headers="
+        )
     # Triton says UNAVAILABLE, or INVALID_ARGUMENT, of a model that is not loaded
-    if "unknown model" in message:
+    elif "unknown model" in message:
         loading = "no available versions" in message
         kind = ModelLoadingError if loading else ModelUnavailableError
+    elif DEAD_PROCESS.search(message):
+        kind = ServerUnavailableError
+    elif OVERLOADED.search(message):
+        kind = OverloadedError
+        message = (
+            f"the server at {address} is overloaded: {message}. Send fewer requests at "
+            "once, or add servers"
+        )
+    elif NOT_GRPC in message:
+        kind = ServerUnavailableError
+        message = (
+            f"no Triton server answers at {address}, but another HTTP server or a "
+            f"proxy does ({message}). gRPC uses the proxy of http_proxy and "
+            "https_proxy unless no_proxy lists the server's host"
+        )
     elif status == "UNAVAILABLE":
         message = (
             f"no Triton server answers at {address}: {message}. Is it running "
             "(python -m builders serve), and is this its port for this protocol?"
         )
+    elif status == "CANCELLED":
+        message = f"the server at {address} has ended the call unanswered: {message}"
     elif status == "DEADLINE_EXCEEDED":
         message = "no answer within the timeout; raise timeout_s or send less"
     return kind(

@@ -1,5 +1,7 @@
-"""Who asked what, for whoever reads traces: W3C trace context on every request, and
-OpenTelemetry spans where its API is installed.
+"""Tracing: W3C trace context on every inference, and OpenTelemetry spans.
+
+Spans are made if OpenTelemetry's API is installed; without its SDK they do nothing.
+Trace context: https://www.w3.org/TR/trace-context/.
 """
 
 from __future__ import annotations
@@ -10,25 +12,33 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
-from personserve._requests import Infer
+from personserve._wire.requests import Infer
 
 TRACEPARENT = "traceparent"
 
 
 @dataclass(frozen=True)
 class Span:
-    """One request in a trace. `headers` carry it to the server."""
+    """One inference in a trace.
+
+    Attributes:
+        headers: Headers that carry the trace context to the server.
+    """
 
     headers: Mapping[str, str]
     _span: Any = None
 
-    def finished(self) -> None:
-        """The request was answered."""
+    def end(self) -> None:
+        """End the span of an answered request."""
         if self._span is not None:
             self._span.end()
 
-    def failed(self, error: BaseException) -> None:
-        """The request was not."""
+    def end_with_error(self, error: BaseException) -> None:
+        """End the span of a failed request.
+
+        Args:
+            error: Recorded as the span's exception and status.
+        """
         if self._span is not None:
             from opentelemetry.trace import Status, StatusCode
 
@@ -37,8 +47,8 @@ class Span:
             self._span.end()
 
 
-def _tracer() -> Any:
-    """OpenTelemetry's, if its API is installed (without its SDK it does nothing)."""
+def _get_tracer() -> Any:
+    """Return OpenTelemetry's tracer, or None if its API is not installed."""
     if find_spec("opentelemetry") is None:
         return None
     from opentelemetry import trace
@@ -50,15 +60,23 @@ def _tracer() -> Any:
 class Telemetry:
     """Starts a span for each inference."""
 
-    _tracer: Any = field(default_factory=_tracer)
+    _tracer: Any = field(default_factory=_get_tracer)
 
-    def started(self, request: Infer) -> Span:
-        """A span for `request`, below the caller's current one. Where nobody traces,
-        the request's id is the trace's, so that logs can be laid side by side; a
-        traceparent that the caller gave stays.
+    def start_span(self, request: Infer) -> Span:
+        """Start a span as a child of the caller's current span.
+
+        Without OpenTelemetry the request's id is the trace's id, so that the logs of
+        client and server can be matched; a traceparent header of the request's own is
+        left as it is.
+
+        Args:
+            request: The inference.
+
+        Returns:
+            The started span.
         """
         if self._tracer is None:
-            return Span(_own_context(request))
+            return Span(_trace_context(request))
         from opentelemetry.propagate import inject
         from opentelemetry.trace import SpanKind, set_span_in_context
 
@@ -72,11 +90,11 @@ class Telemetry:
         )
         headers: dict[str, str] = {}
         inject(headers, set_span_in_context(span))
-        return Span(headers or _own_context(request), span)
+        return Span(headers or _trace_context(request), span)
 
 
-def _own_context(request: Infer) -> dict[str, str]:
+def _trace_context(request: Infer) -> dict[str, str]:
     if TRACEPARENT in request.headers:
         return {}
-    trace = request.request_id or secrets.token_hex(16)
-    return {TRACEPARENT: f"00-{trace}-{secrets.token_hex(8)}-01"}
+    trace_id = request.request_id or secrets.token_hex(16)
+    return {TRACEPARENT: f"00-{trace_id}-{secrets.token_hex(8)}-01"}

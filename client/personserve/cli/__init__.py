@@ -1,0 +1,3 @@
+"""The command line: `personserve`."""
+
+from personserve.cli.app import main as main

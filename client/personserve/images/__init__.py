@@ -1,0 +1,1 @@
+"""Images: accepted formats and limits, caller inputs, and cropping."""

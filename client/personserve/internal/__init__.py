@@ -1,0 +1,1 @@
+"""Code shared with builders and loadtest; not part of the public API."""
