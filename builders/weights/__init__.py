@@ -1,38 +1,50 @@
-"""Weights: arrays by checkpoint name, and where they come from.
+"""Weights: arrays by checkpoint name, and their origin.
 
-`load_weights` reads a file strictly against a model's layout; `stand_in_weights` makes
-seeded ones where there is no checkpoint, and they say so wherever they go.
+`load_weights` reads a checkpoint strictly against a model's layout. Without a
+checkpoint, `stand_in_weights` generates seeded untrained weights; configs, records and
+results name them as such.
 """
 
 from builders.weights.checkpoint import (
     Checkpoint,
+    CheckpointFit,
     Origin,
     StandIn,
     Weights,
     file_sha256,
-    fitted,
+    fit_checkpoint,
     load_weights,
+    match_checkpoint,
+    origin_from_text,
+    stand_in_warning,
 )
 from builders.weights.files import (
-    CheckpointError,
-    Contents,
+    CheckpointContents,
     read_checkpoint,
+    require_writable_format,
     write_checkpoint,
 )
+from builders.weights.intake import CheckpointError, require_file
 from builders.weights.standin import noise_crops, stand_in_weights
 
 __all__ = [
     "Checkpoint",
+    "CheckpointContents",
     "CheckpointError",
-    "Contents",
+    "CheckpointFit",
     "Origin",
     "StandIn",
     "Weights",
     "file_sha256",
-    "fitted",
+    "fit_checkpoint",
     "load_weights",
+    "match_checkpoint",
     "noise_crops",
+    "origin_from_text",
     "read_checkpoint",
+    "require_file",
+    "require_writable_format",
+    "stand_in_warning",
     "stand_in_weights",
     "write_checkpoint",
 ]

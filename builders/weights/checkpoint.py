@@ -1,8 +1,9 @@
-"""Where weights come from, and matching a file strictly against a model's layout."""
+"""Origins of weights, and strict matching of a checkpoint to a model's layout."""
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -11,73 +12,162 @@ from pathlib import Path
 
 import numpy as np
 
-from builders.ops.shape import Entry
-from builders.spec import Model
-from builders.weights.files import (
-    MAX_LISTED,
-    Array,
-    CheckpointError,
-    Contents,
-    read_checkpoint,
-)
-from builders.weights.tensorflow import layout_names, pytorch_order
+from builders.ops.shape import LayoutEntry
+from builders.spec.model import Model
+from builders.spec.variants import DEFAULT_VARIANT
+from builders.weights.files import CheckpointContents, read_checkpoint
+from builders.weights.intake import FLOATS, MAX_LISTED, Array, CheckpointError
+from builders.weights.published import read_published
+from builders.weights.tensorflow import array_from_tensorflow, keys_by_tensorflow_name
 
 
 @dataclass(frozen=True)
 class StandIn:
-    """Weights that were made up from `seed`."""
+    """Origin of untrained stand-in weights.
+
+    Attributes:
+        seed: Seed of the random values.
+        variant: Name of the model's variant.
+    """
 
     seed: int = 0
+    variant: str = DEFAULT_VARIANT
 
     def __str__(self) -> str:
-        return f"stand-in, seed {self.seed}: untrained"
+        return f"stand-in, seed {self.seed}{_variant_text(self.variant)}: untrained"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights that came from a file, and that file's hash."""
+    """Origin of weights that were read from a file.
+
+    Attributes:
+        file: Path of the file.
+        sha256: Its SHA-256 in hexadecimal.
+        variant: Name of the variant of the model that the weights are used for. The
+            text has it, because each variant gives other embeddings.
+    """
 
     file: str
     sha256: str
+    variant: str = DEFAULT_VARIANT
 
     def __str__(self) -> str:
-        return f"{Path(self.file).name}, sha256 {self.sha256}"
+        name = Path(self.file).name
+        return f"{name}{_variant_text(self.variant)}{SHA256_TEXT}{self.sha256}"
 
 
 Origin = StandIn | Checkpoint
 
+KIND_WIDTH = 12
+"""Characters of the kind that a problem's line starts with."""
+
+VARIANT_TEXT, SHA256_TEXT = ", variant ", ", sha256 "
+"""What precedes variant and hash in the text of an origin."""
+
+
+def _variant_text(variant: str) -> str:
+    return "" if variant == DEFAULT_VARIANT else f"{VARIANT_TEXT}{variant}"
+
+
+def origin_from_text(text: str, file: str | None = None) -> Origin:
+    """Return the origin that a text describes.
+
+    Args:
+        text: The text form of an origin.
+        file: Path of the checkpoint on this machine; None if only its name is known.
+    """
+    rest, _, sha256 = text.rpartition(SHA256_TEXT)
+    name, _, variant = (rest or text.removesuffix(": untrained")).partition(
+        VARIANT_TEXT
+    )
+    variant = variant or DEFAULT_VARIANT
+    if sha256 and rest:
+        return Checkpoint(file or name, sha256, variant)
+    seed = name.rpartition(" ")[2]
+    return StandIn(int(seed) if seed.isdecimal() else 0, variant)
+
+
+STAND_IN_WARNING = "Stand-in weights: untrained, the figures mean nothing."
+
+
+def stand_in_warning(*origins: str) -> str:
+    """Return the warning that results need if weights are untrained, else "".
+
+    Args:
+        origins: Origins of weights, as text: of records, configs and servers.
+    """
+    is_stand_in = any("untrained" in origin for origin in origins)
+    return STAND_IN_WARNING if is_stand_in else ""
+
 
 @dataclass(frozen=True)
 class Weights:
-    """A model's weights, FP32 arrays by checkpoint name, and where they come from."""
+    """The weights of a model.
+
+    Attributes:
+        arrays: FP32 arrays by checkpoint name.
+        origin: Where they come from.
+    """
 
     arrays: Mapping[str, Array]
     origin: Origin
 
 
 @dataclass(frozen=True)
-class Fit:
-    """How a file fits a model: FP32 `arrays` in the model's layout, the file's names
-    that were `dropped` as declared, and one line for every key that does not fit.
+class CheckpointFit:
+    """The result of matching a checkpoint to a model.
+
+    Attributes:
+        arrays: FP32 arrays in the model's layout, by checkpoint name.
+        dropped: Names in the file that the model declares as not needed.
+        problems: One line for every key that does not fit.
     """
 
     arrays: Mapping[str, Array]
     dropped: tuple[str, ...]
     problems: tuple[str, ...]
 
+    @property
+    def counts(self) -> str:
+        """Numbers of problems of each kind, for example "2 missing, 1 unexpected"."""
+        kinds = Counter(problem[:KIND_WIDTH].strip() for problem in self.problems)
+        return ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+
+    @property
+    def similarity(self) -> float:
+        """Share of the keys of model and file that fit, 0 to 1."""
+        every = len(self.arrays) + len(self.problems)
+        return len(self.arrays) / every if every else 0.0
+
 
 def load_weights(model: Model, path: Path) -> Weights:
-    """The weights of `model` from `path`; every key is used or dropped by name.
+    """Read a model's weights from a file; every key is used or dropped by name.
 
-    Raises CheckpointError listing names and shapes of what is missing, unexpected or
-    of another shape.
+    Args:
+        model: The model.
+        path: A checkpoint file, see `read_checkpoint`, or the model's published ONNX
+            file.
+
+    Raises:
+        CheckpointError: If the file cannot be read, or if keys are missing, unexpected
+            or of another shape; the message lists their names and shapes.
     """
-    arrays = matched(model, read_checkpoint(path), path.name)
-    return Weights(arrays, Checkpoint(str(path), file_sha256(path)))
+    published = model.source.weights
+    if published is not None and path.suffix == ".onnx":
+        contents = CheckpointContents(read_published(published, path), "ONNX")
+    else:
+        contents = read_checkpoint(path)
+    arrays = match_checkpoint(model, contents, path.name)
+    return Weights(arrays, Checkpoint(str(path), file_sha256(path), model.variant))
 
 
 def file_sha256(path: Path) -> str:
-    """The file's SHA-256 in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal.
+
+    Args:
+        path: The file.
+    """
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -85,30 +175,48 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def matched(model: Model, contents: Contents, source: str) -> Mapping[str, Array]:
-    """The arrays of `contents` in the layout of `model`. Raises CheckpointError."""
-    fit = fitted(model, contents)
+def match_checkpoint(
+    model: Model, contents: CheckpointContents, file_name: str
+) -> Mapping[str, Array]:
+    """Return the arrays of a checkpoint in a model's layout, FP32.
+
+    Args:
+        model: The model.
+        contents: The checkpoint.
+        file_name: Name of the checkpoint for the error message.
+
+    Raises:
+        CheckpointError: If a key is missing, unexpected or of another shape.
+    """
+    fit = fit_checkpoint(model, contents)
     if fit.problems:
         listed = "\n  ".join(fit.problems[:MAX_LISTED])
         more = len(fit.problems) - MAX_LISTED
+        note = f"\n{file_name}: {contents.note}" if contents.note else ""
         raise CheckpointError(
-            f"{source} does not fit {model.name}: {len(fit.problems)} of "
-            f"{len(model.survey.layout)} keys\n  {listed}"
+            f"{file_name} does not fit {model.name}, which has "
+            f"{len(model.summary.layout)} keys; the file has {len(contents.arrays)}, "
+            f"and {fit.counts}\n  {listed}"
             + (f"\n  ... and {more} more" if more > 0 else "")
             + "\nA key that inference does not need goes on the model's `dropped` list."
+            + note
         )
     return fit.arrays
 
 
-def fitted(model: Model, contents: Contents) -> Fit:
-    """How `contents` fits `model`.
+def fit_checkpoint(model: Model, contents: CheckpointContents) -> CheckpointFit:
+    """Match a checkpoint to a model's layout, without raising an error.
 
-    A counter that is missing is fine (checkpoints before PyTorch 0.4.1 have none).
-    Flat arrays of files without shapes are given the layout's where sizes agree.
+    Missing counters are allowed, because checkpoints from before PyTorch 0.4.1 have
+    none. Flat arrays get the layout's shape where the sizes agree.
+
+    Args:
+        model: The model.
+        contents: The checkpoint.
     """
-    layout = model.survey.layout
-    arrays, problems = _in_pytorch_order(model, contents)
-    result: dict[str, Array] = {}
+    layout = model.summary.layout
+    arrays, problems = _rename_and_transpose(model, contents)
+    matches: dict[str, Array] = {}
     for key, entry in layout.items():
         if entry.kind == "counter":
             continue
@@ -122,43 +230,52 @@ def fitted(model: Model, contents: Contents) -> Fit:
             problems.append(
                 f"wrong shape {key}: expected {entry.shape}, got {array.shape}"
             )
-        elif not np.isfinite(array).all():
-            bad = np.count_nonzero(~np.isfinite(array))
-            problems.append(f"not finite  {key}: {bad} of {array.size}")
+        elif array.dtype.kind not in FLOATS:
+            # integers are quantised weights without their scales, or another tensor
+            problems.append(f"not floats  {key}: {array.dtype}")
         else:
-            result[key] = array.astype(np.float32, copy=False)
+            with np.errstate(over="ignore"):  # FP64 over FP32's range is reported next
+                values = array.astype(np.float32, copy=False)
+            if bad := np.count_nonzero(~np.isfinite(values)):
+                problems.append(f"not finite  {key}: {bad} of {values.size}")
+            else:
+                matches[key] = values
     unused = [key for key in arrays if key not in layout]
-    dropped = [k for k in unused if any(fnmatchcase(k, p) for p in model.dropped)]
+    # a dict, because a file may have thousands of unused keys
+    dropped = dict.fromkeys(
+        k for k in unused if any(fnmatchcase(k, p) for p in model.dropped)
+    )
     problems += [
         f"unexpected  {key} {arrays[key].shape}" for key in unused if key not in dropped
     ]
-    return Fit(result, tuple(dropped), tuple(problems))
+    return CheckpointFit(matches, tuple(dropped), tuple(problems))
 
 
-def _in_pytorch_order(
-    model: Model, contents: Contents
+def _rename_and_transpose(
+    model: Model, contents: CheckpointContents
 ) -> tuple[dict[str, Array], list[str]]:
-    """Arrays under the layout's names and in its order of axes, others as they are;
-    and a problem for every key that came under two names.
+    """Return arrays under the layout's names and axes, and keys that occur twice.
+
+    Arrays that are not in the layout stay unchanged.
     """
-    layout: Mapping[str, Entry] = model.survey.layout
-    known = layout_names(layout)
+    layout: Mapping[str, LayoutEntry] = model.summary.layout
+    known = keys_by_tensorflow_name(layout)
     arrays: dict[str, Array] = {}
     problems = []
     for name, value in contents.arrays.items():
-        key, array = _renamed(name, model), value
+        key, array = _resolve_alias(name, model), value
         plain = name.removesuffix(":0")
         if plain in known:
             key = known[plain]
-            if contents.hwio:
-                array = pytorch_order(value, layout[key].shape)
+            if contents.tensorflow_axes:
+                array = array_from_tensorflow(value, layout[key].shape)
         if key in arrays:
             problems.append(f"twice       {key}: under another name and as {name}")
         arrays[key] = array
     return arrays, problems
 
 
-def _renamed(key: str, model: Model) -> str:
+def _resolve_alias(key: str, model: Model) -> str:
     for old, new in model.aliases.items():
         if key.startswith(old):
             return new + key[len(old) :]

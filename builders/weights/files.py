@@ -1,163 +1,183 @@
-"""Checkpoint files, read and written: names to arrays, as they are in the file.
+"""Reading and writing checkpoint files, unchanged: arrays by name.
 
-Checkpoints are untrusted: `.pth` is read with torch's weights_only loader (never an
-arbitrary pickle), and sizes are bounded.
+Checkpoints are untrusted input: sizes, counts and names are limited (intake.py), and
+`.pth` is read with torch's weights_only loader, which does not run arbitrary pickles.
 """
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
+from builders.weights.containers import unwrap_names
+from builders.weights.intake import (
+    FLOATS,
+    MAX_LISTED,
+    Array,
+    CheckpointError,
+    require_arrays,
+    require_file,
+    require_names,
+)
+from builders.weights.npz import read_npz, write_npz
+from builders.weights.pytorch import read_torch
+from builders.weights.safetensors_file import METADATA, read_safetensors
 from builders.weights.wts import DIALECTS, read_wts, write_wts
 
-Array = npt.NDArray[np.generic]
 T = TypeVar("T")
 
-MAX_CHECKPOINT_BYTES = 8 << 30
-"""Six times the largest published checkpoint of the seeds (1.28 GB)."""
-
-CONTAINER_KEYS = ("model", "state_dict", "model_state_dict")
-"""Keys under which training programs keep the state dict (FastReID: `model`)."""
-
-MAX_LISTED = 12
-
-
-class CheckpointError(ValueError):
-    """A weights file that cannot be read, or does not fit its model."""
+SAFETENSORS_HEADER_START = b"{"
+"""First byte of a .safetensors file's header, after 8 bytes of its length. No file of
+torch.save has it there: a zip archive has its method of compression (0), and an old
+pickle a part of the magic number (0xF9)."""
 
 
 @dataclass(frozen=True)
-class Contents:
-    """What a file holds. Without `has_shapes` (three dialects of .wts) arrays are
-    flat. With `hwio`, arrays under TensorFlow's names are in TensorFlow's layout.
-    `format` is for people.
+class CheckpointContents:
+    """The contents of a checkpoint file.
+
+    Attributes:
+        arrays: Arrays by the file's names.
+        format: Description of the file format, for messages.
+        has_shapes: Whether the arrays have shapes; otherwise they are flat (three
+            dialects of .wts).
+        note: What else the file has, for people; "" for nothing.
+        tensorflow_axes: Whether arrays under TensorFlow's names have TensorFlow's order
+            of axes (HWIO, IO).
     """
 
     arrays: Mapping[str, Array]
     format: str
     has_shapes: bool = True
-    hwio: bool = True
+    tensorflow_axes: bool = True
+    note: str = ""
 
 
-def read_checkpoint(path: Path) -> Contents:
-    """Every array of a .pth, .pt, .safetensors, .npz, .wts or .wts2 file.
+def read_checkpoint(path: Path, key: str = "") -> CheckpointContents:
+    """Read every array of a checkpoint file, without the prefixes of wrapped modules.
 
-    Raises CheckpointError, saying what is wrong with the file, and in .wts with which
-    line.
+    Args:
+        path: A .pth, .pt, .pth.tar, .ckpt, .bin, .safetensors, .npz, .wts or .wts2
+            file. All but the last three are read as what they contain, whichever of
+            these suffixes they have.
+        key: Key of the wanted state dict in a file of torch.save; see
+            `containers.find_state_dict`.
+
+    Raises:
+        CheckpointError: If the file cannot be read; the message states the reason and,
+            for .wts, the line.
     """
-    reader = _by_suffix(READERS, path)
+    reader = _by_suffix(READERS, path.name, path.suffix)
+    require_file(path)
     try:
-        _check_size(path)
-        return reader(path)
+        contents = reader(path, key)
+        require_arrays(contents.arrays)
     except OSError as exc:
         raise CheckpointError(f"{path}: cannot be read: {exc.strerror}") from exc
-    except CheckpointError:
-        raise
+    except MemoryError as exc:
+        raise CheckpointError(
+            f"{path.name}: needs more memory than this machine has free"
+        ) from exc
     except ValueError as exc:
         raise CheckpointError(f"{path.name}: {exc}") from exc
+    return contents
 
 
 def write_checkpoint(path: Path, suffix: str, arrays: Mapping[str, Array]) -> None:
-    """Write `arrays` to `path` in the format that `suffix` names (`path` may be a
-    temporary one without it). Raises CheckpointError for a format that is not written.
+    """Write a checkpoint file.
+
+    Args:
+        path: The file to write; a temporary file may lack the suffix.
+        suffix: The format: .pth, .pt, .safetensors, .npz or .wts.
+        arrays: Arrays by name.
+
+    Raises:
+        CheckpointError: If the format cannot be written, or if a value is NaN or
+            infinite.
     """
-    _by_suffix(WRITERS, Path(f"x{suffix}"))(path, arrays)
-
-
-def _check_size(path: Path) -> None:
-    size = path.stat().st_size
-    if size > MAX_CHECKPOINT_BYTES:
+    writer = _by_suffix(WRITERS, f"checkpoint to write as {suffix}", suffix)
+    bad = [
+        name
+        for name, array in arrays.items()
+        if array.dtype.kind in FLOATS and not np.isfinite(array).all()
+    ]
+    if bad:
         raise CheckpointError(
-            f"{path.name}: {size:,} bytes, over the limit of {MAX_CHECKPOINT_BYTES:,}"
+            f"{len(bad)} arrays have values that are NaN or infinite: "
+            f"{', '.join(bad[:MAX_LISTED])}; no model can use them, so they are not "
+            "written"
         )
-
-
-def _by_suffix(table: Mapping[str, T], path: Path) -> T:
-    found = table.get(path.suffix.lower())
-    if found is None:
-        raise CheckpointError(
-            f"{path.name}: expected one of {', '.join(table)}, got "
-            f"{path.suffix or 'no suffix'!r}"
-        )
-    return found
-
-
-def _read_torch(path: Path) -> Contents:
-    import torch
-
     try:
-        loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as exc:
+        writer(path, arrays)
+    except ValueError as exc:
+        raise CheckpointError(f"cannot be written as {suffix}: {exc}") from exc
+
+
+def require_writable_format(path: Path) -> None:
+    """Require that a checkpoint can be written in the format of a file's suffix.
+
+    Args:
+        path: The file that is going to be written.
+
+    Raises:
+        CheckpointError: The suffix is of no format that is written.
+    """
+    _by_suffix(WRITERS, path.name, path.suffix)
+
+
+def _by_suffix(table: Mapping[str, T], name: str, suffix: str) -> T:
+    entry = table.get(suffix.lower())
+    if entry is None:
         raise CheckpointError(
-            f"{path.name}: holds more than plain tensors, or is damaged, and is not "
-            "loaded, because unpickling it could run code. Save it again with "
-            "torch.save(model.state_dict(), ...) or as .safetensors"
-        ) from exc
-    except (RuntimeError, EOFError, KeyError) as exc:
-        raise CheckpointError(
-            f"{path.name}: not a torch checkpoint, or cut short "
-            f"({str(exc).splitlines()[0] if str(exc) else type(exc).__name__})"
-        ) from exc
-    container = "bare state dict"
-    for key in CONTAINER_KEYS:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded, container = loaded[key], f"state dict under {key!r}"
-            break
-    if not isinstance(loaded, Mapping):
-        raise CheckpointError(
-            f"{path.name}: expected a state dict, got {type(loaded).__name__}"
+            f"{name}: expected one of {', '.join(table)}, got {suffix or 'no suffix'!r}"
         )
-    tensors = {k: v for k, v in loaded.items() if isinstance(v, torch.Tensor)}
-    if len(tensors) != len(loaded):
-        strangers = sorted(str(k) for k in loaded if k not in tensors)[:MAX_LISTED]
+    return entry
+
+
+def _read_by_content(path: Path, key: str) -> CheckpointContents:
+    """Read a file of torch.save or safetensors: both have several suffixes."""
+    with path.open("rb") as file:
+        if file.read(9)[8:] == SAFETENSORS_HEADER_START:
+            return _read_safetensors(path, key)
+    description, arrays, state = read_torch(path, key)
+    require_names(arrays)
+    plain = unwrap_names(arrays, is_lightning=state.is_lightning)
+    unwrapped = {plain[name]: arrays[name] for name in plain}
+    return CheckpointContents(unwrapped, description, note=state.note)
+
+
+def _read_npz(path: Path, key: str) -> CheckpointContents:
+    _require_no_key(key, "NumPy's .npz")
+    return CheckpointContents(read_npz(path), "NumPy .npz")
+
+
+def _read_safetensors(path: Path, key: str) -> CheckpointContents:
+    _require_no_key(key, "safetensors")
+    arrays = read_safetensors(path)
+    unwrapped = {plain: arrays[name] for name, plain in unwrap_names(arrays).items()}
+    return CheckpointContents(unwrapped, "safetensors")
+
+
+def _require_no_key(key: str, file_format: str) -> None:
+    if key:
         raise CheckpointError(
-            f"{path.name}: entries that are not tensors: {', '.join(strangers)}; "
-            "expected a state dict, bare or under one of "
-            f"{', '.join(CONTAINER_KEYS)}"
+            f"--weights-key {key}: {file_format} has one state dict without a key; "
+            "leave the option out"
         )
-    arrays = {
-        key.removeprefix("module."): (
-            tensor.float() if tensor.is_floating_point() else tensor
-        ).numpy()
-        for key, tensor in tensors.items()
-    }
-    kind = "zip" if zipfile.is_zipfile(path) else "before PyTorch 1.6"
-    return Contents(arrays, f"PyTorch ({kind}), {container}")
 
 
-def _read_npz(path: Path) -> Contents:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as data:
-            return Contents({key: data[key] for key in data.files}, "NumPy .npz")
-    except (zipfile.BadZipFile, EOFError, AttributeError) as exc:
-        raise CheckpointError(f"{path.name}: not an .npz file, or cut short") from exc
-
-
-def _read_safetensors(path: Path) -> Contents:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        return Contents(load_file(path), "safetensors")
-    except SafetensorError as exc:
-        raise CheckpointError(f"{path.name}: {exc}") from exc
-
-
-def _read_wts(path: Path) -> Contents:
+def _read_wts(path: Path, key: str) -> CheckpointContents:
+    _require_no_key(key, ".wts")
     dialect, arrays = read_wts(path)
-    return Contents(
+    return CheckpointContents(
         arrays,
         f".wts dialect {dialect} ({DIALECTS[dialect]})",
         has_shapes=dialect == "C",
-        hwio=dialect in {"B", "C"},
+        tensorflow_axes=dialect in {"B", "C"},
     )
 
 
@@ -167,20 +187,20 @@ def _write_torch(path: Path, arrays: Mapping[str, Array]) -> None:
     torch.save({k: torch.from_numpy(np.array(a)) for k, a in arrays.items()}, path)
 
 
-def _write_npz(path: Path, arrays: Mapping[str, Array]) -> None:
-    with path.open("wb") as file:
-        np.savez(file, **arrays)
-
-
 def _write_safetensors(path: Path, arrays: Mapping[str, Array]) -> None:
     from safetensors.numpy import save_file
 
+    if METADATA in arrays:
+        raise ValueError(f"{METADATA} is not the name of an array in this format")
     save_file({k: np.ascontiguousarray(a) for k, a in arrays.items()}, path)
 
 
-READERS: Mapping[str, Callable[[Path], Contents]] = {
-    ".pth": _read_torch,
-    ".pt": _read_torch,
+READERS: Mapping[str, Callable[[Path, str], CheckpointContents]] = {
+    ".pth": _read_by_content,
+    ".pt": _read_by_content,
+    ".tar": _read_by_content,
+    ".ckpt": _read_by_content,
+    ".bin": _read_by_content,
     ".safetensors": _read_safetensors,
     ".wts": _read_wts,
     ".wts2": _read_wts,
@@ -191,5 +211,5 @@ WRITERS: Mapping[str, Callable[[Path, Mapping[str, Array]], None]] = {
     ".pt": _write_torch,
     ".safetensors": _write_safetensors,
     ".wts": write_wts,
-    ".npz": _write_npz,
+    ".npz": write_npz,
 }
