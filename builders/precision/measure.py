@@ -1,68 +1,79 @@
-"""Building and measuring the rows of a precision report, and its sweep."""
+"""Rows of a precision report, and the error of INT8 by number of calibration images."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from builders.build import (
-    CPU_RUNTIMES,
-    ONNX_FILE,
-    PLAN_FILE,
+from builders.build.build import build
+from builders.build.cpu import CPU_RUNTIMES
+from builders.build.source import (
     BuildOptions,
-    build,
-    int8_check,
-    load,
-    render,
+    compute_answers,
+    int8_reference,
+    load_arrays,
 )
-from builders.check import Check, measures, reference_check
-from builders.parity import ParityError
+from builders.errors import BuildersError
+from builders.ops.onnx import onnx_from_model
 from builders.precision import timing
+from builders.precision.accuracy import MeasureAccuracy
 from builders.precision.timing import Times
+from builders.progress import Progress, no_progress
+from builders.quantisation.calibration import calibrate, compute_held_out_reference
+from builders.quantisation.images import CalibrationImages
 from builders.quantisation.table import (
-    CHECK_FILE,
-    FILE,
     FINETUNED_FILE,
-    QuantisationError,
-    int8_of,
+    HELD_OUT_FILE,
+    TABLE_FILE,
+    int8_from_table,
 )
-from builders.repository import Repository
-from builders.runtimes.cpu_session import (
-    ONNX_RUNTIME,
-    OPENVINO,
-    RuntimeMissingError,
-)
-from builders.spec import Model
+from builders.repository.layout import ARTEFACTS, Repository
+from builders.repository.render import render_repository
+from builders.repository.runtimes.cpu_session import ONNX_RUNTIME, OPENVINO
+from builders.spec.catalogue import require_operations
+from builders.spec.model import Model, Network
 from builders.tensorrt.engine import Engine
-from builders.tensorrt.library import PlanError, Precision, load_library
-from builders.verify import built_runner, verify_built
+from builders.tensorrt.library import Precision, load_library
+from builders.verify.comparison import compare_outputs
+from builders.verify.inputs import onnx_runner
+from builders.verify.reference import ReferenceAnswers
+from builders.verify.verification import (
+    open_artefact,
+    publish_verification,
+    verify_artefact,
+)
 from builders.weights import Origin
 
-if TYPE_CHECKING:
-    from builders.quantisation.calibration import Images
-
-RUNNERS = {ONNX_RUNTIME: "ONNX Runtime", OPENVINO: "OpenVINO"}
+RUNTIME_NAMES = {ONNX_RUNTIME: "ONNX Runtime", OPENVINO: "OpenVINO"}
 
 TARGETS = ("torch", "cpu", "tensorrt")
 
-SWEEP = (32, 64, 128, 256, 512, 1024, 5000, 20_000)
-
-Told = Callable[[str], None]
-Accuracy = Callable[[Repository, str], Mapping[str, float | None]]
+SWEEP_COUNTS = (32, 64, 128, 256, 512, 1024, 5000, 20_000)
+"""Numbers of calibration images that are compared."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """One precision of one runner. `ms` is the median of a batch by its size,
-    `memory_mib` what the process (or what is used of the GPU) grew by, `convolutions`
-    {type: how many} of a plan, `parity` the distance from FP32 in words, and `accuracy`
-    a data set's headline figures.
+class PrecisionRow:
+    """One precision of one runner.
+
+    Attributes:
+        runner: "PyTorch", "ONNX Runtime", "OpenVINO", "TensorRT" ...
+        precision: The precision.
+        ms: Median milliseconds by batch size; empty if it could not be built.
+        file_bytes: Size of the built file.
+        memory_mib: Growth of the process's memory (CPU) or of the GPU's memory in use.
+        convolutions: Number of layers of a plan by element type.
+        parity: Distance from FP32, or the reason why it could not be built, as text.
+        passed: Whether that is within the model's tolerance.
+        accuracy: Headline figures on a data set.
+        spread_ms: 10th and 90th percentile of the calls' milliseconds by batch size.
+        weights: Origin of the weights, as text.
     """
 
     runner: str
@@ -74,166 +85,203 @@ class Row:
     parity: str = ""
     passed: bool = True
     accuracy: Mapping[str, float | None] | None = None
+    spread_ms: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    weights: str = ""
 
 
 @dataclass(frozen=True)
 class SweepPoint:
-    """INT8 calibrated on `images` images: its distance from FP32 on held-out ones."""
+    """Error of INT8 after calibration on a number of images.
+
+    Attributes:
+        images: Number of calibration images.
+        error: Distance from FP32 on held-out images (`Comparison.error`).
+    """
 
     images: int
     error: float
 
 
 def measure_precisions(
-    model: Model,
+    model: Network,
     origin: Origin,
     repository: Repository,
     target: str,
-    told: Told,
-    only: Sequence[str] | None = None,
-    check: Check | None = None,
-    accuracy: Accuracy | None = None,
-) -> Iterator[Row]:
-    """A row for every precision that `target` builds here from the weights of `origin`,
-    or for `only` some, as each is done. What keeps the model's tolerance is noted as
-    verified.
+    progress: Progress = no_progress,
+    precisions: Sequence[str] | None = None,
+    reference: ReferenceAnswers | None = None,
+    measure_accuracy: MeasureAccuracy | None = None,
+    publish_to: Path | None = None,
+) -> Iterator[PrecisionRow]:
+    """Build, compare and time a model in every precision of a target.
 
-    Judged against `check`, or, where there is none, against torch here and now; INT8
-    always against what its calibration held out.
+    Each precision is built in a temporary repository. A precision that cannot be built
+    becomes a row with the reason.
+
+    Args:
+        model: The declaration.
+        origin: Origin of the weights.
+        repository: The repository with the model's INT8 table, if it has one.
+        target: "torch", "cpu" or "tensorrt".
+        progress: Called with the current runner and precision.
+        precisions: Only these; all by default.
+        reference: Answers to compare with; by default torch computes them here. INT8 is
+            always compared on the images that its calibration held out.
+        measure_accuracy: Evaluates each built file on a data set.
+        publish_to: Folder of verified results that rows within the model's tolerance
+            are added to; none by default.
+
+    Yields:
+        One row per precision, as soon as it is measured.
     """
     if target == "torch":
-        from builders.precision.pytorch import torch_times
+        from builders.precision.pytorch import measure_torch
 
-        told("PyTorch")
-        arrays = load(model, origin).arrays
-        for runner, precision, ms, mib in torch_times(model, arrays):
-            yield Row(runner, precision, ms, memory_mib=mib)
+        progress("PyTorch")
+        declared = require_operations(model, "name other targets: --target cpu")
+        arrays = load_arrays(declared, origin)
+        for runner, precision, times, mib in measure_torch(declared, arrays):
+            yield PrecisionRow(
+                runner,
+                precision,
+                times.ms,
+                memory_mib=mib,
+                spread_ms=times.spread_ms,
+                weights=str(origin),
+            )
         return
-    cpu = target == "cpu"
-    for runtime, precision in _ways(target):
-        if only and precision not in only:
+    for options in _build_options(target):
+        if precisions and options.precision not in precisions:
             continue
-        told(f"{runtime or target} {precision}")
-        options = BuildOptions(precision, runtime=runtime)
+        progress(f"{options.runtime or target} {options.precision}")
         with tempfile.TemporaryDirectory() as folder:
-            own = _copied(repository, model, Path(folder))
+            own = _copy_repository(repository, model, Path(folder))
             try:
-                judge = _judge(model, origin, own, precision, check)
-                row = _row(model, origin, own, target, options, judge)
-            except (
-                ParityError,
-                PlanError,
-                QuantisationError,
-                RuntimeMissingError,
-            ) as exc:
-                name = RUNNERS.get(runtime or "", target)
-                yield Row(name, precision, {}, parity=str(exc), passed=False)
+                row = _measure_row(model, origin, own, target, options, reference)
+            except BuildersError as exc:
+                name = RUNTIME_NAMES.get(options.runtime or "", target)
+                yield PrecisionRow(
+                    name, options.precision, {}, parity=str(exc), passed=False
+                )
                 continue
-            for what, facts in own.verifications(model.name).items():
-                repository.add_verification(model.name, what, facts)
-            if accuracy is not None:
-                row = replace(row, accuracy=accuracy(own, "onnx" if cpu else "plan"))
+            if publish_to is not None and row.passed:
+                publish_verification(model, own, target, publish_to)
+            if measure_accuracy is not None:
+                evaluator = "onnx" if target == "cpu" else "plan"
+                row = replace(row, accuracy=measure_accuracy(own, evaluator))
             yield row
 
 
-def sweep(
-    model: Model, arrays: Any, origin: Origin, images: Images, told: Told
+def sweep_calibration(
+    model: Model,
+    arrays: Mapping[str, Any],
+    origin: Origin,
+    images: CalibrationImages,
+    progress: Progress = no_progress,
 ) -> list[SweepPoint]:
-    """How far INT8 is from FP32 by the number of images it is calibrated on."""
-    from builders.ops.onnx import onnx_from_model
-    from builders.parity import onnx_runner
-    from builders.quantisation.calibration import calibrate, held_out_check
+    """Measure the error of INT8 by the number of images it is calibrated on.
 
-    check = held_out_check(model, arrays, origin, images)
+    Args:
+        model: The declaration.
+        arrays: Weights by checkpoint name.
+        origin: Origin of the weights.
+        images: Images to take subsets of, and held-out ones to judge by.
+        progress: Called with the current number of images.
+
+    Returns:
+        One point for each of SWEEP_COUNTS up to the number of images.
+
+    Raises:
+        QuantisationError: If the images do not suffice for calibration.
+    """
+    reference = compute_held_out_reference(model, arrays, origin, images)
     points = []
     total = len(images.files)
-    for count in sorted({min(count, total) for count in SWEEP}):
-        told(f"calibrating on {count} images")
-        places = np.linspace(0, total - 1, count).astype(int)
-        part = replace(images, files=tuple(images.files[i] for i in places))
-        table = calibrate(model, arrays, str(origin), part, "max", lambda *_: None)
-        data = onnx_from_model(model, arrays, int8_of(model, table))
+    for count in sorted({min(count, total) for count in SWEEP_COUNTS}):
+        progress(f"calibrating on {count} images")
+        indices = np.linspace(0, total - 1, count).astype(int)
+        part = replace(images, files=tuple(images.files[i] for i in indices))
+        table = calibrate(model, arrays, str(origin), part, "max")
+        data = onnx_from_model(model, arrays, int8_from_table(model, table))
         run = onnx_runner(data.SerializeToString())
-        found = measures(model, check, run, "cpu", "int8")
-        points.append(SweepPoint(count, max(measure.error for measure in found)))
+        comparisons = compare_outputs(model, reference, run, "cpu", "int8")
+        points.append(SweepPoint(count, max(c.error for c in comparisons)))
     return points
 
 
-def _ways(target: str) -> Iterator[tuple[str | None, Precision]]:
-    """(runtime, precision) of every row of a target."""
+def _build_options(target: str) -> Iterator[BuildOptions]:
+    """Yield the options of every row of a target."""
     if target != "cpu":
         for precision in load_library("tensorrt").precisions:
-            yield None, precision
+            yield BuildOptions(precision)
         return
     for precision, runtimes in CPU_RUNTIMES.items():
         for runtime in runtimes:
-            yield runtime, precision
+            yield BuildOptions(precision, runtime=runtime)
 
 
-def _copied(repository: Repository, model: Model, root: Path) -> Repository:
-    """A repository of its own with the model's INT8 table, if it has one."""
+def _copy_repository(repository: Repository, model: Network, root: Path) -> Repository:
+    """Render a repository at `root` and copy the model's INT8 files, if it has any."""
     own = Repository(root)
-    render(own)
-    for path in (
-        repository.folder(model.name) / FILE,
-        repository.folder(model.name) / FINETUNED_FILE,
-        repository.built(model.name, CHECK_FILE),
-    ):
+    render_repository(own)
+    copies = {
+        repository.artefact_path(model.name, HELD_OUT_FILE): own.artefact_path(
+            model.name, HELD_OUT_FILE
+        )
+    }
+    for file in (TABLE_FILE, FINETUNED_FILE):
+        copies[repository.folder(model.name) / file] = own.folder(model.name) / file
+    for path, copy in copies.items():
         if path.is_file():
-            copy = root / path.relative_to(repository.root)
+            # a model on request is not rendered before it is built
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
     return own
 
 
-def _judge(
-    model: Model,
-    origin: Origin,
-    repository: Repository,
-    precision: Precision,
-    check: Check | None,
-) -> Check:
-    if precision == "int8":
-        return int8_check(model, origin, repository, lambda _doing: None)
-    return check or reference_check(model, load(model, origin).arrays, origin)
-
-
-def _row(
-    model: Model,
+def _measure_row(
+    model: Network,
     origin: Origin,
     repository: Repository,
     target: str,
     options: BuildOptions,
-    check: Check,
-) -> Row:
-    precision = options.precision
-    build(target, model, origin, repository, options, lambda _doing: None)
-    runner, times, memory_mib, record = _timed(model, repository, target)
-    found = verify_built(model, repository, target, precision, check)
-    file = ONNX_FILE if target == "cpu" else PLAN_FILE
-    return Row(
+    reference: ReferenceAnswers | None,
+) -> PrecisionRow:
+    precision: Precision = options.precision
+    if precision == "int8" and isinstance(model, Model):
+        reference = int8_reference(model, origin, repository)
+    elif reference is None:
+        reference = compute_answers(model, origin, repository)
+    build(target, model, origin, repository, options)
+    runner, times, memory_mib, record = _time_artefact(model, repository, target)
+    comparisons = verify_artefact(model, repository, target, precision, reference)
+    artefact = repository.artefact_path(model.name, ARTEFACTS[target])
+    return PrecisionRow(
         runner,
         precision,
-        times,
-        repository.built(model.name, file).stat().st_size,
+        times.ms,
+        artefact.stat().st_size,
         memory_mib,
         record.get("convolutions"),
-        "; ".join(str(measure) for measure in found),
-        all(measure.passed for measure in found),
+        "; ".join(str(comparison) for comparison in comparisons),
+        all(comparison.passed for comparison in comparisons),
+        spread_ms=times.spread_ms,
+        weights=str(origin),
     )
 
 
-def _timed(
-    model: Model, repository: Repository, target: str
+def _time_artefact(
+    model: Network, repository: Repository, target: str
 ) -> tuple[str, Times, float, Mapping[str, Any]]:
-    """(runner, times, MiB, record) of what was built."""
+    """Return runner, times, MiB and record of a built file."""
     used_mib = timing.resident_mib if target == "cpu" else timing.gpu_used_mib
-    before = used_mib()
-    run, record = built_runner(model, repository, target)
+    before_mib = used_mib()
+    run, record = open_artefact(model, repository, target)
     if not isinstance(run, Engine):
-        times = timing.host_times(model, run)
-        return RUNNERS[record["runtime"]], times, used_mib() - before, record
-    times = timing.engine_times(model, run)
-    taken = used_mib() - before
+        times = timing.measure_host_times(model, run)
+        runtime = RUNTIME_NAMES[record["runtime"]]
+        return runtime, times, used_mib() - before_mib, record
+    times = timing.measure_engine_times(model, run)
+    memory_mib = used_mib() - before_mib
     run.close()
-    return str(record["library"]), times, taken, record
+    return str(record["library"]), times, memory_mib, record

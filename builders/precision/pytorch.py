@@ -1,5 +1,7 @@
-"""PyTorch as the report's baseline: eagerly in FP32 (TF32 off), and on a GPU also in
-FP16 with channels last under a CUDA graph, the best that plain PyTorch does.
+"""PyTorch as the baseline of the precision report.
+
+FP32 runs eagerly, with TF32 off. On a GPU, FP16 with channels last runs under a CUDA
+graph as well, which is the fastest that plain PyTorch offers.
 """
 
 from __future__ import annotations
@@ -14,47 +16,63 @@ import torch
 from builders.ops.torch import Reference, TorchOps
 from builders.precision import timing
 from builders.precision.timing import Times
-from builders.spec import Model
+from builders.spec.model import Model
 
 if TYPE_CHECKING:
     from builders.ops import BatchNorm
-    from builders.spec import Image
+    from builders.tensors import Image, Vector
 
 WARM_UP_RUNS = 10
 
 Run = Callable[[], Any]
 
 
-def torch_times(
+def measure_torch(
     model: Model, arrays: Mapping[str, Any]
 ) -> Iterator[tuple[str, str, Times, float]]:
-    """(runner, precision, times, MiB) of every way that runs here."""
+    """Time a model in PyTorch, on the GPU if there is one.
+
+    Args:
+        model: The declaration.
+        arrays: Weights by checkpoint name.
+
+    Yields:
+        Runner, precision, times by batch size, and memory in MiB.
+    """
     if not torch.cuda.is_available():
         before = timing.resident_mib()
-        times = timing.host_times(model, Reference(model, arrays))
+        times = timing.measure_host_times(model, Reference(model, arrays))
         yield "PyTorch", "fp32", times, timing.resident_mib() - before
         return
     torch.backends.cudnn.benchmark = True
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
-    ways = (("PyTorch", "fp32", _eager), ("PyTorch graph", "fp16", _graph))
-    for runner, precision, prepare in ways:
+    runners = (
+        ("PyTorch", "fp32", _prepare_eager),
+        ("PyTorch graph", "fp16", _prepare_graph),
+    )
+    for runner, precision, prepare in runners:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        times = {
-            size: _gpu_time(prepare(model, arrays, size))
-            for size in timing.batches(model)
-        }
-        taken = torch.cuda.max_memory_reserved() / timing.MIB
-        yield runner, precision, times, taken
+        times = timing.summarise_times(
+            {
+                size: _measure_gpu_s(prepare(model, arrays, size))
+                for size in timing.batch_sizes(model)
+            }
+        )
+        memory_mib = torch.cuda.max_memory_reserved() / timing.MIB
+        yield runner, precision, times, memory_mib
 
 
 class _HalfOps(TorchOps):
-    """Convolutions in FP16 channels-last; GeM and everything after in FP32."""
+    """TorchOps in FP16 with channels last; GeM and everything behind it in FP32."""
 
     def image(self, image: Image) -> torch.Tensor:
         x = super().image(image).half()
         return x.contiguous(memory_format=torch.channels_last)
+
+    def vector(self, vector: Vector) -> torch.Tensor:
+        return super().vector(vector).half()
 
     def gem_pool(self, x: torch.Tensor, name: str) -> torch.Tensor:
         return super().gem_pool(x.float(), name)
@@ -65,14 +83,14 @@ class _HalfOps(TorchOps):
         return super().batch_norm(x.half(), norm).float()
 
 
-def _eager(model: Model, arrays: Mapping[str, Any], size: int) -> Run:
-    return _network(TorchOps, model, arrays, size, half=False)
+def _prepare_eager(model: Model, arrays: Mapping[str, Any], size: int) -> Run:
+    return _prepare(TorchOps, model, arrays, size, half=False)
 
 
-def _graph(model: Model, arrays: Mapping[str, Any], size: int) -> Run:
-    run = _network(_HalfOps, model, arrays, size, half=True)
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
+def _prepare_graph(model: Model, arrays: Mapping[str, Any], size: int) -> Run:
+    run = _prepare(_HalfOps, model, arrays, size, half=True)
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
         for _ in range(WARM_UP_RUNS):
             run()
     torch.cuda.synchronize()
@@ -82,8 +100,8 @@ def _graph(model: Model, arrays: Mapping[str, Any], size: int) -> Run:
     return graph.replay
 
 
-def _network(
-    kind: type[TorchOps],
+def _prepare(
+    ops_class: type[TorchOps],
     model: Model,
     arrays: Mapping[str, Any],
     size: int,
@@ -101,9 +119,9 @@ def _network(
     weights = {key: weight(key, array) for key, array in arrays.items()}
     inputs = {
         name: torch.from_numpy(array).cuda()
-        for name, array in timing.inputs_of(model, size).items()
+        for name, array in timing.random_inputs(model, size).items()
     }
-    ops = kind(weights, inputs)
+    ops = ops_class(weights, inputs)
 
     def run() -> Any:
         with torch.inference_mode():
@@ -112,13 +130,14 @@ def _network(
     return run
 
 
-def _gpu_time(run: Run) -> float:
+def _measure_gpu_s(run: Run) -> list[float]:
+    """Return the seconds of each call, by the GPU's clock."""
     for _ in range(WARM_UP_RUNS):
         run()
-    events = [torch.cuda.Event(enable_timing=True) for _ in range(timing.MOST_RUNS + 1)]
+    events = [torch.cuda.Event(enable_timing=True) for _ in range(timing.MAX_RUNS + 1)]
     events[0].record()
     for event in events[1:]:
         run()
         event.record()
     torch.cuda.synchronize()
-    return float(np.median([a.elapsed_time(b) for a, b in pairwise(events)]))
+    return [a.elapsed_time(b) / 1e3 for a, b in pairwise(events)]

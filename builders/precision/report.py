@@ -1,4 +1,4 @@
-"""The report as files: JSON that runs add to, Markdown and plots from it."""
+"""Files of the precision report: JSON that runs add to, and a page from it."""
 
 from __future__ import annotations
 
@@ -6,61 +6,127 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from builders import markdown
-from builders.evaluation.report import machine
-from builders.precision.measure import Row, SweepPoint
-from builders.spec import Model
+from builders.precision.measure import PrecisionRow, SweepPoint
+from builders.repository.built_files import shorten_weights
+from builders.spec.model import Network
 from builders.tensorrt.engine import current_gpu
-from personserve._files import atomic_write, write_text
+from builders.weights import stand_in_warning
+from personserve.internal import markdown
+from personserve.internal.figures import (
+    can_draw,
+    draw_series,
+    new_figure,
+    place_legend,
+)
+from personserve.internal.machine import describe_machine
+from personserve.internal.report import REPORT_FILE, Report
+from personserve.internal.sections import Plot, Section, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-REPORT_FILE = "report.json"
-SHOWN_BATCHES = (1, 8, 64)
+SUMMARY_BATCHES = (1, 8, 64)
+"""Batch sizes in the summary of several reports."""
 
 
 def write_report(
-    folder: Path, model: Model, rows: Sequence[Row], points: Sequence[SweepPoint] = ()
-) -> tuple[Path, str]:
-    """Add to what `folder` has; its Markdown's path and the table. Plots are drawn
-    where matplotlib is.
+    folder: Path,
+    model: Network,
+    rows: Sequence[PrecisionRow],
+    points: Sequence[SweepPoint] = (),
+) -> tuple[Path, Report]:
+    """Add rows to the report in a folder, and write it again.
+
+    Args:
+        folder: Folder of the report, which may have rows of earlier runs.
+        model: The declaration.
+        rows: New rows; they replace those of the same runner and precision.
+        points: New points of the calibration sweep; they replace earlier ones.
+
+    Returns:
+        The path of the HTML page, and the report.
     """
-    path = folder / REPORT_FILE
+    record = _merge_record(folder / REPORT_FILE, model, rows, points)
+    report = _make_report(record)
+    return report.write(folder), report
+
+
+def _merge_record(
+    path: Path,
+    model: Network,
+    rows: Sequence[PrecisionRow],
+    points: Sequence[SweepPoint],
+) -> dict[str, Any]:
     record: dict[str, Any] = {"machines": {}, "rows": [], "sweep": []}
     if path.is_file():
         record = json.loads(path.read_text(encoding="utf-8"))
     new = [asdict(row) for row in rows]
-    mine = {(row["runner"], row["precision"]) for row in new}
-    kept = [r for r in record["rows"] if (r["runner"], r["precision"]) not in mine]
+    replaced = {(row["runner"], row["precision"]) for row in new}
+    earlier = [
+        row
+        for row in record["rows"]
+        if (row["runner"], row["precision"]) not in replaced
+    ]
     gpu = current_gpu()
-    here = machine() | {"gpu": f"{gpu.name}, {gpu.driver}" if gpu else "none"}
+    machine = describe_machine()
+    machine |= {"gpu": f"{gpu.name}, {gpu.driver}" if gpu else "none"}
     record = {
         "model": model.name,
-        "machines": record["machines"] | {row.runner: here for row in rows},
+        "machines": record["machines"] | {row.runner: machine for row in rows},
         "date": time.strftime("%Y-%m-%d"),
-        "rows": kept + new,
+        "rows": earlier + new,
         "sweep": [asdict(point) for point in points] or record["sweep"],
     }
-    # through JSON, so that a batch is the same text whether it is new or was read
-    record = json.loads(json.dumps(record))
-    write_text(path, json.dumps(record, indent=2) + "\n")
-    table = _table(record["rows"])
-    write_text(folder / "report.md", _markdown(record, table))
-    if find_spec("matplotlib") is not None:
-        for stem, plot in _plots(record).items():
-            with atomic_write(folder / f"{stem}.png") as partial:
-                plot.savefig(partial, format="png", dpi=130)
-    return folder / "report.md", table
+    # through JSON, so that new batch sizes are text like those of earlier rows
+    merged: dict[str, Any] = json.loads(json.dumps(record))
+    return merged
 
 
-def summary(folder: Path) -> str:
-    """All reports under `folder` side by side, in Markdown: ms by runner, then what
-    each plan is.
+def _make_report(record: Mapping[str, Any]) -> Report:
+    weights = sorted({row.get("weights", "") for row in record["rows"]} - {""})
+    runners: dict[str, list[str]] = {}
+    for runner, machine in record["machines"].items():
+        text = ", ".join(f"{key} {value}" for key, value in machine.items())
+        runners.setdefault(text, []).append(runner)
+    machines = {f"machine of {', '.join(v)}": text for text, v in runners.items()}
+    facts = {"date": record["date"], "weights": "; ".join(weights) or "-", **machines}
+    return Report(
+        f"Precisions of {record['model']}",
+        facts,
+        record,
+        _list_sections(record),
+        warning=stand_in_warning(*weights),
+        mark=f"{record['model']}, weights: {'; '.join(map(shorten_weights, weights))}",
+    )
+
+
+def _list_sections(record: Mapping[str, Any]) -> list[Section]:
+    sections: list[Section] = []
+    if can_draw():
+        plot = _draw_throughput(record["rows"])
+        sections.append(Plot("Throughput by batch size", plot, "throughput"))
+    sections += _tabulate_rows(record["rows"])
+    if record["sweep"]:
+        cells = [[str(p["images"]), f"{p['error']:.4g}"] for p in record["sweep"]]
+        head = ["images", "error against FP32"]
+        sections.append(Table("INT8 by calibration images", head, cells))
+        if can_draw():
+            plot = _draw_sweep(record["sweep"])
+            sections.append(Plot("Error by calibration images", plot, "sweep"))
+    return sections
+
+
+def summarise_reports(folder: Path) -> str:
+    """Put all reports below a folder side by side.
+
+    Args:
+        folder: Folder with one report folder per model.
+
+    Returns:
+        Two Markdown tables: milliseconds by runner, then the facts of each row.
     """
     paths = sorted(folder.glob(f"*/{REPORT_FILE}"))
     records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
@@ -68,9 +134,9 @@ def summary(folder: Path) -> str:
     speeds, facts = [], []
     for record in records:
         times = {_label(row): row["ms"] for row in record["rows"]}
-        for batch in (str(size) for size in SHOWN_BATCHES):
-            found = [times.get(runner, {}).get(batch) for runner in runners]
-            cells = ["-" if ms is None else f"{ms:.3f}" for ms in found]
+        for batch in (str(size) for size in SUMMARY_BATCHES):
+            medians = [times.get(runner, {}).get(batch) for runner in runners]
+            cells = ["-" if ms is None else f"{ms:.3f}" for ms in medians]
             speeds.append([record["model"], batch, *cells])
         facts += [
             [record["model"], *_facts(row, ())]
@@ -78,9 +144,9 @@ def summary(folder: Path) -> str:
             if row["parity"]
         ]
     return (
-        markdown.table(["model", "batch", *runners], speeds)
+        markdown.format_table(["model", "batch", *runners], speeds)
         + "\n\n"
-        + markdown.table(["model", *_head(())], facts)
+        + markdown.format_table(["model", *_head(())], facts)
     )
 
 
@@ -88,40 +154,21 @@ def _label(row: Mapping[str, Any]) -> str:
     return f"{row['runner']} {row['precision']}"
 
 
-def _markdown(record: Mapping[str, Any], table: str) -> str:
-    lines = [f"# Precisions of {record['model']}", "", record["date"], ""]
-    for runner, facts in record["machines"].items():
-        said = ", ".join(f"{key} {value}" for key, value in facts.items())
-        lines.append(f"- {runner}: {said}")
-    lines += ["", table, "", "![people a second](throughput.png)", ""]
-    if record["sweep"]:
-        cells = [[str(p["images"]), f"{p['error']:.4g}"] for p in record["sweep"]]
-        lines += [
-            "## INT8 by calibration images",
-            "",
-            markdown.table(["images", "error against FP32"], cells),
-            "",
-            "![sweep](sweep.png)",
-            "",
-        ]
-    return "\n".join(lines)
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """What each precision is, and below how fast."""
+def _tabulate_rows(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """Return a table of the precisions' facts, and one of their speeds."""
     figures = tuple(dict.fromkeys(k for row in rows for k in row["accuracy"] or ()))
+    facts = [_facts(row, figures) for row in rows]
     speeds = [
-        [row["runner"], row["precision"], batch, *_speed(int(batch), ms)]
+        [row["runner"], row["precision"], batch, *_speed(row, batch)]
         for row in rows
-        for batch, ms in row["ms"].items()
+        for batch in row["ms"]
     ]
-    return (
-        markdown.table(_head(figures), [_facts(row, figures) for row in rows])
-        + "\n\n"
-        + markdown.table(
-            ["runner", "precision", "batch", "ms", "ms a crop", "people/s"], speeds
-        )
-    )
+    head = ["runner", "precision", "batch", "ms", "p10 to p90", "ms per crop"]
+    note = "Median of the calls. p10 to p90 is their spread on this machine."
+    return [
+        Table("Precisions", _head(figures), facts),
+        Table("Speed", [*head, "crops/s"], speeds, note),
+    ]
 
 
 def _head(figures: Sequence[str]) -> list[str]:
@@ -130,59 +177,82 @@ def _head(figures: Sequence[str]) -> list[str]:
 
 
 def _facts(row: Mapping[str, Any], figures: Sequence[str]) -> list[str]:
-    counted = row["convolutions"] or {}
+    counts = row["convolutions"] or {}
     return [
         row["runner"],
         row["precision"],
         f"{row['file_bytes'] / 1e6:.1f} MB" if row["file_bytes"] else "-",
         f"{row['memory_mib']:.0f} MiB" if row["memory_mib"] else "-",
-        ", ".join(f"{n} {kind}" for kind, n in counted.items()) or "-",
-        *(_figure((row["accuracy"] or {}).get(key)) for key in figures),
-        row["parity"] + ("" if row["passed"] else " (OUTSIDE tolerance)"),
+        ", ".join(f"{n} {kind}" for kind, n in counts.items()) or "-",
+        *(_format_figure((row["accuracy"] or {}).get(key)) for key in figures),
+        _describe_parity(row),
     ]
 
 
-def _speed(batch: int, ms: float) -> list[str]:
-    return [f"{ms:.3f}", f"{ms / batch:.3f}", f"{batch / ms * 1e3:,.0f}"]
+def _describe_parity(row: Mapping[str, Any]) -> str:
+    if not row["ms"]:
+        return f"not measured: {row['parity']}"
+    return str(row["parity"]) + ("" if row["passed"] else " (OUTSIDE tolerance)")
 
 
-def _figure(value: float | None) -> str:
+def _speed(row: Mapping[str, Any], batch: str) -> list[str]:
+    ms, size = row["ms"][batch], int(batch)
+    spread = row.get("spread_ms", {}).get(batch)
+    return [
+        f"{ms:.3f}",
+        f"{spread[0]:.3f} to {spread[1]:.3f}" if spread else "-",
+        f"{ms / size:.3f}",
+        f"{size / ms * 1e3:,.0f}",
+    ]
+
+
+def _format_figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def _plots(record: Mapping[str, Any]) -> dict[str, Figure]:
-    plots = {"throughput": _throughput(record["rows"])}
-    if record["sweep"]:
-        plots["sweep"] = _sweep_plot(record["sweep"])
-    return plots
-
-
-def _throughput(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    from builders.evaluation.assessment import figure
-
-    plot = figure(6.0, 4.2)
-    axes = plot.subplots()
+def _draw_throughput(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    figure = new_figure(7.5, 4.2)
+    axes = figure.subplots()
     for row in rows:
         sizes = [int(size) for size in row["ms"]]
-        rates = [int(size) / ms * 1e3 for size, ms in row["ms"].items()]
+        spread = row.get("spread_ms", {})
+        has_spread = bool(spread) and all(size in spread for size in row["ms"])
+
+        def rates(ms: Sequence[float], sizes: Sequence[int] = sizes) -> list[float]:
+            return [size / each * 1e3 for size, each in zip(sizes, ms, strict=True)]
+
         if sizes:
-            axes.plot(sizes, rates, marker="o", label=_label(row))
+            draw_series(
+                axes,
+                sizes,
+                rates(list(row["ms"].values())),
+                _label(row),
+                low=rates([spread[s][1] for s in row["ms"]]) if has_spread else (),
+                high=rates([spread[s][0] for s in row["ms"]]) if has_spread else (),
+            )
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:.0f}")
-    axes.set(xlabel="batch", ylabel="people a second", ylim=(0, None))
+    axes.set(
+        xlabel="batch size, crops per call",
+        ylabel="crops/s (median; bars: p10 to p90)",
+        ylim=(0, None),
+    )
     axes.grid(alpha=0.3)
-    axes.legend()
-    return plot
+    place_legend(figure, [axes])
+    return figure
 
 
-def _sweep_plot(points: Sequence[Mapping[str, Any]]) -> Figure:
-    from builders.evaluation.assessment import figure
-
-    plot = figure()
-    axes = plot.subplots()
-    axes.plot([p["images"] for p in points], [p["error"] for p in points], marker="o")
+def _draw_sweep(points: Sequence[Mapping[str, Any]]) -> Figure:
+    figure = new_figure()
+    axes = figure.subplots()
+    images = [point["images"] for point in points]
+    draw_series(axes, images, [point["error"] for point in points], "INT8")
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:.0f}")
-    axes.set(xlabel="calibration images", ylabel="error against FP32", ylim=(0, None))
+    axes.set(
+        xlabel="number of calibration images",
+        ylabel="error against FP32 on held-out crops",
+        ylim=(0, None),
+    )
     axes.grid(alpha=0.3)
-    return plot
+    return figure

@@ -1,9 +1,12 @@
-"""INT8: ranges measured once, written down, and used by every backend.
+"""INT8 quantisation: scales of tensors, calibrated once and used by every backend.
 
-    table.py        the steps of a model's tensors, where they come from, on disk
-    calibration.py  ranges of real crops, by ONNX Runtime's calibrators
-    sensitivity.py  which layers cost accuracy
-    finetuning.py   weights and steps trained to be quantised
+- `table`: the scales of a model's tensors, their origin, and the file that keeps them.
+- `images`: choice and reading of calibration images.
+- `ranges`: the largest value of each tensor, by one of three methods.
+- `calibration`: a table from images.
+- `cache`: a table from a TensorRT calibration cache.
+- `sensitivity`: the layers that cost the most accuracy.
+- `simulation` and `finetuning`: weights and scales trained for INT8.
 
-Where INT8 goes is builders/ops/placement.py; what it is on each side are the backends.
+builders/ops/placement.py decides which tensors are quantised.
 """

@@ -1,7 +1,12 @@
-"""Running a plan: device buffers made once, one stream, nothing allocated per call.
+"""Plan execution: a TensorRT engine with buffers that are allocated once.
 
-Stands alone (NumPy, cuda-bindings and a TensorRT module), because `build` copies it
-beside Triton's Python model. The order of a run is put, put, ..., run.
+The server runs a copy of this file next to Triton's Python model, so it imports only
+NumPy, cuda-bindings and the TensorRT module that its caller passes in, and it is one
+file although it is longer than 300 lines. For the same reason EngineError is not a
+BuildersError: inside builders, `Library.load_engine` raises PlanError instead.
+
+An inference is `put` for each input (several times where a batch is put together from
+parts), then `run`.
 """
 
 from __future__ import annotations
@@ -15,18 +20,26 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
-SYSTEM_MISMATCH = ("version tag", "Version tag", "serialization version", "magic tag")
+VERSION_MISMATCH = ("version tag", "Version tag", "serialization version", "magic tag")
+"""Parts of TensorRT's error messages for plans of another version."""
+
 MAX_GRAPHS = 16
-"""CUDA graphs kept, one a batch size; small batches gain most."""
+"""Largest number of CUDA graphs, one per batch size; small batches gain most."""
 
 
 class EngineError(RuntimeError):
-    """A plan that cannot be loaded or run here; says why and what to do."""
+    """A plan cannot be loaded or run; the message gives the reason and a fix."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """The GPU that plans would run on here."""
+    """The GPU of this machine that runs plans.
+
+    Attributes:
+        name: Product name, for example "NVIDIA H200".
+        capability: Compute capability, for example "sm_90".
+        driver: CUDA version of the driver, for example "CUDA 13.0".
+    """
 
     name: str
     capability: str
@@ -34,7 +47,11 @@ class Gpu:
 
 
 def current_gpu() -> Gpu | None:
-    """The first GPU; None without one, without its driver or cuda-bindings."""
+    """Return the first GPU.
+
+    Returns:
+        The GPU, or None if there is no GPU, no driver or no cuda-bindings package.
+    """
     try:
         from cuda.bindings import runtime
     except ImportError:
@@ -53,7 +70,7 @@ def current_gpu() -> Gpu | None:
 
 @dataclass
 class _Binding:
-    """One tensor of the engine: its shape without the batch, and both its buffers."""
+    """One tensor of the engine: its shape without the batch, and its two buffers."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -66,20 +83,34 @@ class _Binding:
 
 
 class Engine:
-    """An engine with buffers for its largest batch, on one stream of the current GPU.
+    """A loaded plan with buffers for its largest batch and one CUDA stream.
 
-    Raises EngineError for a plan that this TensorRT or GPU does not load.
+    Attributes:
+        inputs: Input tensors by name.
+        outputs: Output tensors by name.
+        max_batch: Largest batch of the plan.
     """
 
     def __init__(self, trt: Any, plan: bytes) -> None:
+        """Load a plan on the current GPU.
+
+        Args:
+            trt: The module `tensorrt` or `tensorrt_rtx`, of the version that built the
+                plan.
+            plan: Content of the plan file.
+
+        Raises:
+            EngineError: If there is no GPU, or this TensorRT or GPU cannot load the
+                plan.
+        """
         self._trt = trt
-        self._cuda = _cuda()
+        self._cuda = _import_cuda()
         self._errors: list[str] = []
-        self._logger = collecting_logger(trt, self._errors)
+        self._logger = create_logger(trt, self._errors)
         self._runtime = trt.Runtime(self._logger)
         engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            raise EngineError(self._why_not_loaded(len(plan)))
+            raise EngineError(self._load_error(len(plan)))
         self._engine = engine
         self._context = engine.create_execution_context()
         if self._context is None:
@@ -88,7 +119,7 @@ class Engine:
             )
         self._stream = self._check(self._cuda.cudaStreamCreate())
         self._graphs: dict[int, Any] = {}
-        self._seen: set[int] = set()
+        self._batch_sizes: set[int] = set()
         self.inputs: dict[str, _Binding] = {}
         self.outputs: dict[str, _Binding] = {}
         self.max_batch = self._max_batch()
@@ -96,7 +127,17 @@ class Engine:
             self._bind(engine.get_tensor_name(index))
 
     def __call__(self, **arrays: Array) -> dict[str, Array]:
-        """{output: array} for {input: host array [N, ...]}, N up to max_batch."""
+        """Run the engine on host arrays.
+
+        Args:
+            **arrays: One array [N, ...] per input, N from 1 to `max_batch`.
+
+        Returns:
+            A copy of each output [N, ...] by name.
+
+        Raises:
+            EngineError: If inputs are missing, or have another shape, type or size.
+        """
         if set(arrays) != set(self.inputs):
             raise EngineError(
                 f"expected inputs {sorted(self.inputs)}, got {sorted(arrays)}"
@@ -110,12 +151,21 @@ class Engine:
         return {name: view.copy() for name, view in self.run(count).items()}
 
     def put(self, name: str, array: Array, start: int = 0) -> None:
-        """Copy a host array [n, ...] to rows `start`.. of input `name`."""
+        """Copy a host array into an input buffer.
+
+        Args:
+            name: Name of the input.
+            array: Array [n, ...] of the input's shape and dtype.
+            start: First row of the batch that the array fills.
+
+        Raises:
+            EngineError: If the shape or dtype differs, or the batch gets too large.
+        """
         binding = self.inputs[name]
         if array.shape[1:] != binding.shape or array.dtype != binding.dtype:
             raise EngineError(
-                f"{name}: expected {binding.dtype} [N, {_list(binding.shape)}], got "
-                f"{array.dtype} [{_list(array.shape)}]"
+                f"{name}: expected {binding.dtype} [N, {_dims(binding.shape)}], got "
+                f"{array.dtype} [{_dims(array.shape)}]"
             )
         stop = self._check_count(start, len(array))
         binding.host[start:stop] = array
@@ -127,14 +177,25 @@ class Engine:
         )
 
     def put_dlpack(self, name: str, capsule: Any, start: int = 0) -> int:
-        """Copy a DLPack capsule of a contiguous GPU tensor [n, ...] likewise, without
-        leaving the GPU; returns n.
+        """Copy a GPU tensor into an input buffer, from GPU memory to GPU memory.
+
+        Args:
+            name: Name of the input.
+            capsule: DLPack capsule of a contiguous GPU tensor [n, ...] of the input's
+                shape and dtype.
+            start: First row of the batch that the tensor fills.
+
+        Returns:
+            The number of rows, n.
+
+        Raises:
+            EngineError: If the shape differs, or the batch gets too large.
         """
         binding = self.inputs[name]
         pointer, shape = _dlpack_tensor(capsule)
         if shape[1:] != binding.shape:
             raise EngineError(
-                f"{name}: expected [N, {_list(binding.shape)}], got [{_list(shape)}]"
+                f"{name}: expected [N, {_dims(binding.shape)}], got [{_dims(shape)}]"
             )
         self._check_count(start, shape[0])
         self._copy(
@@ -146,7 +207,17 @@ class Engine:
         return shape[0]
 
     def run(self, count: int) -> dict[str, Array]:
-        """Run the `count` rows that were put; the views last until the next run."""
+        """Run the first rows of the input buffers and wait for the outputs.
+
+        Args:
+            count: Number of rows.
+
+        Returns:
+            Views [count, ...] of the output buffers by name, valid until the next run.
+
+        Raises:
+            EngineError: If the engine fails.
+        """
         self.enqueue(count)
         for binding in self.outputs.values():
             self._copy(
@@ -159,20 +230,39 @@ class Engine:
         return {name: b.host[:count] for name, b in self.outputs.items()}
 
     def enqueue(self, count: int) -> None:
-        """Start the engine on `count` rows; a batch size that comes again is replayed
-        as a CUDA graph.
+        """Start the engine without waiting for it.
+
+        The second use of a batch size captures a CUDA graph, and later ones replay it.
+
+        Args:
+            count: Number of rows.
+
+        Raises:
+            EngineError: If the engine refuses the batch or fails.
         """
         graph = self._graphs.get(count)
-        if graph is None and count in self._seen and len(self._graphs) < MAX_GRAPHS:
-            graph = self._graphs[count] = self._captured(count)
+        if (
+            graph is None
+            and count in self._batch_sizes
+            and len(self._graphs) < MAX_GRAPHS
+        ):
+            graph = self._graphs[count] = self._capture_graph(count)
         if graph is not None:
             self._check(self._cuda.cudaGraphLaunch(graph, self._stream))
             return
-        self._seen.add(count)
+        self._batch_sizes.add(count)
         self._execute(count)
 
     def median_ms(self, count: int, repeats: int) -> float:
-        """Median time of `count` rows on the GPU, by CUDA events, without copies."""
+        """Measure the time of one batch on the GPU by CUDA events, without copies.
+
+        Args:
+            count: Number of rows.
+            repeats: Number of timed runs.
+
+        Returns:
+            The median in milliseconds.
+        """
         cuda = self._cuda
         events = [self._check(cuda.cudaEventCreate()) for _ in range(repeats + 1)]
         for _ in range(10):
@@ -191,7 +281,7 @@ class Engine:
         return float(np.median(times))
 
     def close(self) -> None:
-        """Give buffers, graphs and the stream back."""
+        """Release buffers, CUDA graphs and the stream."""
         for graph in self._graphs.values():
             self._cuda.cudaGraphExecDestroy(graph)
         for binding in (*self.inputs.values(), *self.outputs.values()):
@@ -209,10 +299,11 @@ class Engine:
         if not self._context.execute_async_v3(int(self._stream)):
             raise EngineError(f"the engine failed: {'; '.join(self._errors[-3:])}")
 
-    def _captured(self, count: int) -> Any:
+    def _capture_graph(self, count: int) -> Any:
         cuda = self._cuda
         mode = cuda.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        # after a change of shape the first run sets up what must not be captured
+        # the first run after a change of shape also does set-up, which a graph must
+        # not contain
         self._execute(count)
         self._check(cuda.cudaStreamSynchronize(self._stream))
         self._check(cuda.cudaStreamBeginCapture(self._stream, mode))
@@ -254,25 +345,27 @@ class Engine:
             )
         return start + count
 
-    def _copy(self, to: int, source: int, size: int, kind: Any) -> None:
-        self._check(self._cuda.cudaMemcpyAsync(to, source, size, kind, self._stream))
+    def _copy(self, target: int, source: int, size: int, kind: Any) -> None:
+        self._check(
+            self._cuda.cudaMemcpyAsync(target, source, size, kind, self._stream)
+        )
 
-    def _check(self, returned: Any) -> Any:
-        status, *values = returned
+    def _check(self, result: Any) -> Any:
+        status, *values = result
         if int(status) != 0:
             raise EngineError(f"CUDA: {status.name}")
         return values[0] if values else None
 
-    def _why_not_loaded(self, size: int) -> str:
+    def _load_error(self, size: int) -> str:
         reasons = "; ".join(self._errors[-3:]) or "it gave no reason"
         name = self._trt.__name__
         text = f"{name} {self._trt.__version__} does not load the plan ({size:,} bytes)"
-        if any(word in reasons for word in SYSTEM_MISMATCH):
+        if any(word in reasons for word in VERSION_MISMATCH):
             text += ": it was built by another TensorRT, or is damaged"
         return f"{text}: {reasons}. Build it again on this machine"
 
 
-def _cuda() -> Any:
+def _import_cuda() -> Any:
     try:
         from cuda.bindings import runtime
     except ImportError as exc:
@@ -289,10 +382,18 @@ def _cuda() -> Any:
     return runtime
 
 
-def collecting_logger(trt: Any, errors: list[str]) -> Any:
-    """A logger of library `trt` that keeps its errors in `errors`."""
+def create_logger(trt: Any, errors: list[str]) -> Any:
+    """Create a logger that collects the messages of errors.
 
-    class Collecting(trt.ILogger):  # type: ignore[misc]
+    Args:
+        trt: The TensorRT module.
+        errors: The list that gets the messages.
+
+    Returns:
+        An ILogger, which must outlive the objects that it is passed to.
+    """
+
+    class CollectingLogger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
 
@@ -300,11 +401,11 @@ def collecting_logger(trt: Any, errors: list[str]) -> Any:
             if severity in {trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR}:
                 errors.append(message.strip())
 
-    return Collecting()
+    return CollectingLogger()
 
 
 class _DLTensor(ctypes.Structure):
-    """The head of a DLManagedTensor (DLPack 0.x)."""
+    """The first fields of a DLManagedTensor (DLPack 0.x)."""
 
     _fields_ = (
         ("data", ctypes.c_void_p),
@@ -321,13 +422,14 @@ class _DLTensor(ctypes.Structure):
 
 
 def _dlpack_tensor(capsule: Any) -> tuple[int, tuple[int, ...]]:
-    """Address and shape of a capsule's tensor."""
-    get = ctypes.pythonapi.PyCapsule_GetPointer
-    get.restype, get.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-    tensor = _DLTensor.from_address(get(capsule, b"dltensor"))
+    """Return address and shape of a capsule's tensor."""
+    get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    get_pointer.restype = ctypes.c_void_p
+    get_pointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
+    tensor = _DLTensor.from_address(get_pointer(capsule, b"dltensor"))
     shape = tuple(tensor.shape[i] for i in range(tensor.ndim))
     return int(tensor.data or 0) + tensor.byte_offset, shape
 
 
-def _list(shape: tuple[int, ...]) -> str:
+def _dims(shape: tuple[int, ...]) -> str:
     return ", ".join(str(d) for d in shape)

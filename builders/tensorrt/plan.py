@@ -1,15 +1,15 @@
-"""Building plans: a network definition, a builder config, bytes.
+"""Plans: from a network definition to the bytes of a plan file.
 
-From a model's wiring (the usual way) or from an ONNX file through NVIDIA's parser. The
-timing cache is kept between builds; progress is reported where the version does, and
-a build that is interrupted ends early and leaves nothing.
+The network comes from a model's wiring (the usual way), or from an ONNX file through
+NVIDIA's parser. The timing cache is kept between builds. An interrupted build ends
+early, where the version supports that, and writes nothing.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import gc
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,29 +18,30 @@ import numpy as np
 import numpy.typing as npt
 
 from builders.ops.placement import Int8
-from builders.ops.tensorrt import define_network
-from builders.spec import Batching, Model, Tensor
-from builders.tensorrt.engine import collecting_logger
+from builders.progress import Progress
+from builders.spec.model import Batching, Model
+from builders.tensorrt import inspection
+from builders.tensorrt.engine import create_logger
+from builders.tensorrt.inspection import Histogram, LayerKind
 from builders.tensorrt.library import Library, PlanError, Precision
-from personserve._files import atomic_write
-
-Report = Callable[[str], None]
-Histogram = dict[str, int]
+from builders.tensorrt.monitor import create_monitor
+from builders.tensorrt.network import define_network
+from builders.tensors import Tensor
+from personserve.internal.files import atomic_write
 
 DEFAULT_WORKSPACE_BYTES = 4 << 30
-
-TYPE_WORDS = {
-    "FP16": ("half", "fp16"),
-    "BF16": ("bfloat16", "bf16"),
-    "FP32": ("float", "fp32"),
-    "INT8": ("int8",),
-}
-"""How the engine inspectors of different versions spell element types."""
 
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """How to build. `gpus` names GPU types for libraries that build without one."""
+    """Options of a plan's build.
+
+    Attributes:
+        precision: Precision of the convolutions.
+        gpus: GPU types ("sm_86"), for libraries that build for named ones.
+        workspace_bytes: Limit of the memory that a kernel may use for scratch data.
+        timing_cache: File that keeps kernel timings between builds, or None.
+    """
 
     precision: Precision = "fp32"
     gpus: tuple[str, ...] = ()
@@ -50,52 +51,115 @@ class PlanOptions:
 
 @dataclass(frozen=True)
 class Plan:
-    """A serialised plan and what is known about it. `types` counts its layers by
-    element type; `types_from` says who counted.
+    """A serialised plan and the element types of its layers.
+
+    Attributes:
+        data: Content of the plan file.
+        types: Number of layers by element type.
+        types_from: What counted them: the engine inspector, or the network definition
+            where the plan cannot be loaded.
+        layer_kind: The layers that were counted: "convolutions", or "matrix
+            multiplications" of a network that has no convolution.
     """
 
     data: bytes
     types: Histogram
     types_from: str
+    layer_kind: LayerKind = "convolutions"
 
 
+@contextmanager
+def _pause_collection() -> Iterator[None]:
+    """Run no garbage collection while TensorRT may call back into Python.
+
+    TensorRT calls its logger and its progress monitor while it holds a lock. A
+    collection that starts there may destroy an older TensorRT object, which waits for
+    the same lock for ever (seen with TensorRT-RTX 1.7.1).
+    """
+    gc.collect()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+@_pause_collection()
 def plan_from_model(
     library: Library,
     model: Model,
     arrays: Mapping[str, npt.NDArray[np.generic]],
     options: PlanOptions,
-    report: Report,
+    progress: Progress,
     int8: Int8 | None = None,
 ) -> Plan:
-    """The plan of `model` with `arrays` as weights. Raises PlanError."""
-    with_builder = _Builder(library, options, report)
-    network = library.create_network(with_builder.builder)
-    report("defining the network")
+    """Build the plan of a model from its wiring.
+
+    Args:
+        library: The TensorRT library that builds.
+        model: The declaration.
+        arrays: Weights by checkpoint name.
+        options: Precision, GPU types, workspace and timing cache.
+        progress: Called with the current phase of the build.
+        int8: Placement and scales, for INT8.
+
+    Returns:
+        The plan.
+
+    Raises:
+        PlanError: If there is no GPU where one is needed, a GPU type is unknown, the
+            library refuses the network, or the plan is not of the precision.
+    """
+    builder = _Builder(library, options, progress)
+    network = library.create_network(builder.builder)
+    progress("defining the network")
     try:
-        kept = define_network(library, network, model, arrays, options.precision, int8)
-    except RuntimeError as exc:  # a layer without an output, as the bindings say it
-        reasons = "; ".join(with_builder.errors[-3:]) or str(exc)
+        # the builder reads the weights later, from memory that these ops own
+        ops = define_network(library, network, model, arrays, options.precision, int8)
+    except RuntimeError as exc:  # the bindings raise it for a layer without an output
+        reasons = "; ".join(builder.errors[-3:]) or str(exc)
         raise PlanError(f"{library} refused layer by layer: {reasons}") from exc
-    plan = with_builder.build(network, model.inputs, model.batching)
-    del kept
-    # of what the placement says; the library merges some and splits none
-    wanted = len(int8.placement.layers) if int8 else sum(plan.types.values())
-    _require_precision(plan, options.precision, wanted)
+    plan = builder.build(network, model.inputs, model.batching)
+    del ops
+    element_type = inspection.element_type_of(options.precision)
+    if plan.layer_kind == "matrix multiplications":
+        element_type = "FP32"  # linear layers stay FP32 in every precision
+    # TensorRT may merge the convolutions of the placement, but splits none
+    expected = len(int8.placement.layers) if int8 else sum(plan.types.values())
+    _require_types(plan, element_type, expected)
     return plan
 
 
+@_pause_collection()
 def plan_from_onnx(
     library: Library,
     data: bytes,
     inputs: tuple[Tensor, ...],
     batching: Batching,
     options: PlanOptions,
-    report: Report,
+    progress: Progress,
 ) -> Plan:
-    """The plan of an ONNX file through NVIDIA's parser. Raises PlanError.
+    """Build the plan of an ONNX file through NVIDIA's parser.
 
-    Strongly typed versions take the file's own types, so that a reduced precision has
-    to be in the file already.
+    Strongly typed versions take the file's own types, so a reduced precision has to be
+    in the file already.
+
+    Args:
+        library: The TensorRT library that builds.
+        data: Content of the ONNX file.
+        inputs: The network's inputs, without the batch.
+        batching: Largest batch, and the one to tune for.
+        options: Precision, GPU types, workspace and timing cache.
+        progress: Called with the current phase of the build.
+
+    Returns:
+        The plan.
+
+    Raises:
+        PlanError: If the library has no parser, cannot parse the file or cannot build
+            it in this precision.
     """
     if not library.has_onnx_parser:
         raise PlanError(f"{library} comes without an ONNX parser")
@@ -106,46 +170,52 @@ def plan_from_onnx(
             f"{library} takes types from the ONNX file: convert the file to "
             f"{options.precision} and build fp32, or build without --from onnx"
         )
-    with_builder = _Builder(library, options, report)
-    network = library.create_network(with_builder.builder)
-    parser = library.trt.OnnxParser(network, with_builder.logger)
-    report("parsing the ONNX file")
+    builder = _Builder(library, options, progress)
+    network = library.create_network(builder.builder)
+    parser = library.trt.OnnxParser(network, builder.logger)
+    progress("parsing the ONNX file")
     if not parser.parse(data):
         reasons = [str(parser.get_error(i)) for i in range(parser.num_errors)]
         raise PlanError(f"{library} cannot parse the file: {'; '.join(reasons[:3])}")
-    plan = with_builder.build(network, inputs, batching)
-    _require_precision(plan, options.precision, sum(plan.types.values()))
+    plan = builder.build(network, inputs, batching)
+    # strongly typed versions keep the file's types; for the others only the inspector
+    # knows, and it gives the types of convolutions only
+    if not library.strongly_typed and plan.layer_kind == "convolutions":
+        element_type = inspection.element_type_of(options.precision)
+        _require_types(plan, element_type, sum(plan.types.values()))
     return plan
 
 
-class _Builder:
-    """A builder, its logger, and one build."""
+def _require_types(plan: Plan, element_type: str, expected: int) -> None:
+    inspection.require_types(
+        plan.types, plan.layer_kind, plan.types_from, element_type, expected
+    )
 
-    def __init__(self, library: Library, options: PlanOptions, report: Report) -> None:
+
+class _Builder:
+    """One build: the library's builder, its logger and its options."""
+
+    def __init__(
+        self, library: Library, options: PlanOptions, progress: Progress
+    ) -> None:
         self._library = library
         self._options = options
-        self._report = report
+        self._progress = progress
         self._trt = library.trt
         self.errors: list[str] = []
-        self.logger = collecting_logger(library.trt, self.errors)
-        builder = self._trt.Builder(self.logger)
-        if not builder:
-            raise PlanError(
-                f"{library} cannot create a builder: it needs an NVIDIA GPU and its "
-                "driver. TensorRT-RTX builds without one (--target rtx --gpu sm_86)"
-            )
-        self.builder = builder
+        self.logger = create_logger(library.trt, self.errors)
+        self.builder = library.create_builder(self.logger)
 
     def build(
         self, network: Any, inputs: tuple[Tensor, ...], batching: Batching
     ) -> Plan:
-        """The plan of `network`. Raises PlanError with the library's own reasons."""
-        config = self._config(inputs, batching)
+        """Build the plan of a network; raise PlanError with the library's reasons."""
+        config = self._create_config(inputs, batching)
         self._load_timing_cache(config)
-        cancelled = self._watch(config)
-        self._report("building")
+        is_cancelled = self._report_progress(config)
+        self._progress("building")
         serialized = self.builder.build_serialized_network(network, config)
-        if cancelled():
+        if is_cancelled():
             raise KeyboardInterrupt
         if serialized is None:
             raise PlanError(
@@ -154,9 +224,10 @@ class _Builder:
             )
         self._save_timing_cache(config)
         data = bytes(serialized)
-        return Plan(data, *self._types(data, network))
+        kind = inspection.counted_kind(self._library, network)
+        return Plan(data, *self._count_types(data, network, kind), kind)
 
-    def _config(self, inputs: tuple[Tensor, ...], batching: Batching) -> Any:
+    def _create_config(self, inputs: tuple[Tensor, ...], batching: Batching) -> Any:
         config = self.builder.create_builder_config()
         config.set_memory_pool_limit(
             self._trt.MemoryPoolType.WORKSPACE, self._options.workspace_bytes
@@ -164,34 +235,35 @@ class _Builder:
         self._library.configure(config, self._options.precision)
         profile = self.builder.create_optimization_profile()
         for tensor in inputs:
-            shapes = [(n, *tensor.shape) for n in (1, batching.usual, batching.maximum)]
+            sizes = (1, batching.opt_batch_size, batching.max_batch_size)
+            shapes = [(size, *tensor.shape) for size in sizes]
             profile.set_shape(tensor.name, *shapes)
         config.add_optimization_profile(profile)
         self._choose_gpus(config)
         return config
 
     def _choose_gpus(self, config: Any) -> None:
-        wanted, known = self._options.gpus, self._library.gpus()
-        if not known:
-            if wanted:
+        names, available = self._options.gpus, self._library.gpu_types
+        if not available:
+            if names:
                 raise PlanError(
                     f"{self._library} builds for the GPU of this machine; drop --gpu"
                 )
             return
-        strangers = [name for name in wanted if name not in known]
-        if strangers:
+        unknown = [name for name in names if name not in available]
+        if unknown:
             raise PlanError(
-                f"{self._library} has no GPU type {', '.join(strangers)}; it builds "
-                f"for {', '.join(known)}"
+                f"{self._library} has no GPU type {', '.join(unknown)}; it builds "
+                f"for {', '.join(available)}"
             )
-        if not wanted:
+        if not names:
             raise PlanError(
                 f"{self._library} needs to know the GPU: --gpu with one or more of "
-                f"{', '.join(known)}"
+                f"{', '.join(available)}"
             )
-        config.num_compute_capabilities = len(wanted)
-        for index, name in enumerate(wanted):
-            config.set_compute_capability(known[name], index)
+        config.num_compute_capabilities = len(names)
+        for index, name in enumerate(names):
+            config.set_compute_capability(available[name], index)
 
     def _load_timing_cache(self, config: Any) -> None:
         path = self._options.timing_cache
@@ -212,111 +284,37 @@ class _Builder:
         with atomic_write(path) as partial:
             partial.write_bytes(bytes(config.get_timing_cache().serialize()))
 
-    def _watch(self, config: Any) -> Callable[[], bool]:
-        """Report progress and end on Ctrl-C where the version allows it; the returned
-        function says whether that happened.
+    def _report_progress(self, config: Any) -> Callable[[], bool]:
+        """Attach a progress monitor where the version has one.
+
+        Returns a function that tells whether Ctrl-C has cancelled the build.
         """
         if not self._library.reports_progress:
             return lambda: False
-        monitor = _progress_monitor(self._library, self._report)
+        monitor = create_monitor(self._library, self._progress)
         config.progress_monitor = monitor
         return lambda: bool(monitor.cancelled)
 
-    def _types(self, data: bytes, network: Any) -> tuple[Histogram, str]:
+    def _count_types(
+        self, data: bytes, network: Any, kind: LayerKind
+    ) -> tuple[Histogram, str]:
+        """Count layers by element type; also return what counted them."""
         try:
             runtime = self._trt.Runtime(self.logger)
             engine = runtime.deserialize_cuda_engine(data) if runtime else None
-        except Exception:  # noqa: BLE001 - pybind raises what it likes without a GPU
+        except Exception:  # noqa: BLE001 - pybind11 raises many types without a GPU
             engine = None
-        if engine is not None:
-            inspector = engine.create_engine_inspector()
-            text = inspector.get_engine_information(
-                self._trt.LayerInformationFormat.JSON
-            )
-            return types_from_inspector(text), "engine inspector"
-        if not self._library.strongly_typed:
+        if engine is None and not self._library.strongly_typed:
             raise PlanError("the plan was built and cannot be loaded again")
-        return self._types_from_network(
-            network
-        ), "network definition (no such GPU here)"
-
-    def _types_from_network(self, network: Any) -> Histogram:
-        names = {
-            self._trt.float32: "FP32",
-            self._trt.float16: "FP16",
-            self._trt.bfloat16: "BF16",
-            self._trt.int8: "INT8",
-        }
-        types: Histogram = {}
-        for index in range(network.num_layers):
-            layer = network.get_layer(index)
-            if layer.type == self._trt.LayerType.CONVOLUTION:
-                name = names.get(layer.get_output(0).dtype, "other")
-                # a kernel that is a tensor comes out of Q/DQ
-                name = "INT8" if layer.num_inputs > 1 else name
-                types[name] = types.get(name, 0) + 1
-        return types
-
-
-def types_from_inspector(text: str) -> Histogram:
-    """Convolutions by element type, from an engine inspector's JSON: the kernel's,
-    or else the first input's.
-    """
-    types: Histogram = {}
-    for layer in json.loads(text)["Layers"]:
-        if not isinstance(layer, Mapping):
-            continue
-        kind = f"{layer.get('LayerType', '')} {layer.get('ParameterType', '')}".lower()
-        if "conv" not in kind:
-            continue
-        # with dynamic shapes 8.6 tells no tensor's type, but always the kernel's
-        first = layer["Weights"] if "Weights" in layer else layer["Inputs"][0]
-        words = " ".join(
-            str(first.get(key, "")) for key in ("Type", "Datatype", "Format/Datatype")
-        )
-        name = _type_name(words)
-        types[name] = types.get(name, 0) + 1
-    return types
-
-
-def _type_name(words: str) -> str:
-    lower = words.lower()
-    for name, spellings in TYPE_WORDS.items():
-        if any(spelling in lower for spelling in spellings):
-            return name
-    return "other"
-
-
-def _require_precision(plan: Plan, precision: Precision, wanted: int) -> None:
-    """Raises PlanError unless most of `wanted` convolutions are in `precision`."""
-    kind = {"tf32": "FP32"}.get(precision, precision.upper())
-    if plan.types and plan.types.get(kind, 0) * 2 <= wanted:
-        raise PlanError(
-            f"the plan is not {precision}: {wanted} convolutions should be, and the "
-            f"{plan.types_from} counts {plan.types}; nothing was written"
-        )
-
-
-def _progress_monitor(library: Library, report: Report) -> Any:
-    class Monitor(library.trt.IProgressMonitor):  # type: ignore[misc, name-defined]
-        """Says which phase the builder is in; Ctrl-C arrives here."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.cancelled = False
-            self._steps: dict[str, int] = {}
-
-        def phase_start(self, name: str, _parent: str | None, steps: int) -> None:
-            self._steps[name] = steps
-
-        def step_complete(self, name: str, step: int) -> bool:
-            try:
-                report(f"building: {name} {step + 1}/{self._steps.get(name, 0)}")
-            except KeyboardInterrupt:
-                self.cancelled = True
-            return not self.cancelled
-
-        def phase_finish(self, name: str) -> None:
-            self._steps.pop(name, None)
-
-    return Monitor()
+        from_network = inspection.types_from_network(self._library, network, kind)
+        if engine is None:
+            return from_network, "network definition (no such GPU here)"
+        inspector = engine.create_engine_inspector()
+        text = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
+        types = inspection.types_from_inspector(text, kind)
+        if kind != "convolutions" and not set(types) - {"other"}:
+            # a small network can become one fused kernel, and 8.6 gives no type for
+            # matrix multiplications of dynamic shapes; the definition's types are
+            # constraints that the builder obeys
+            return from_network, "network definition (the inspector gives no types)"
+        return types, "engine inspector"

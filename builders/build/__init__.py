@@ -1,0 +1,1 @@
+"""Build: ONNX files and TensorRT plans from weights."""

@@ -1,1 +1,0 @@
-"""Triton Python models that run what was built; `build` copies them to repositories."""
