@@ -1,1 +1,1 @@
-"""Models that join others: each file or folder declares `MODEL`."""
+"""Ensembles, and the Python models in them: each file or folder declares `MODEL`."""

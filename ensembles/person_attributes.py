@@ -1,28 +1,7 @@
-"""One frame and its N boxes to P(female) and a ReID embedding for each person."""
+"""Ensemble: one frame and N boxes to P(female) and an embedding for each person."""
 
-from builders.spec import Ensemble, Step
-from ensembles.person_preprocess import GENDER, REID
-from ensembles.person_preprocess import MODEL as PREPROCESS
+from builders.models import person_gender, person_reid_kd_r18
+from builders.repository.frame_ensembles import frame_ensemble
 
-MODEL = Ensemble(
-    name="person_attributes",
-    batched=False,
-    steps=(
-        Step(
-            PREPROCESS,
-            inputs={"frame": "frame", "boxes": "boxes"},
-            outputs={"gender_crops": "gender_crops", "reid_crops": "reid_crops"},
-        ),
-        Step(
-            GENDER,
-            inputs={"crops": "gender_crops"},
-            outputs={"female_probability": "female_probability"},
-        ),
-        Step(
-            REID,
-            inputs={"crops": "reid_crops"},
-            outputs={"embedding": "embedding"},
-        ),
-    ),
-    outputs=("female_probability", "embedding"),
-)
+NETWORKS = (person_gender.MODEL, person_reid_kd_r18.MODEL)
+MODEL = frame_ensemble("person_attributes", NETWORKS, on_request=False)

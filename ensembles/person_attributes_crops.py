@@ -1,11 +1,6 @@
-"""Ready crops to P(female) and a ReID embedding: no Python on the way."""
+"""Ensemble: ready crops to P(female) and an embedding each, without Python."""
 
-from builders.spec import Ensemble, Model
-from ensembles.person_attributes import MODEL as PERSON_ATTRIBUTES
+from builders.repository.frame_ensembles import crops_ensemble
+from ensembles.person_attributes import NETWORKS
 
-MODEL = Ensemble(
-    name="person_attributes_crops",
-    batched=True,
-    steps=tuple(s for s in PERSON_ATTRIBUTES.steps if isinstance(s.model, Model)),
-    outputs=PERSON_ATTRIBUTES.outputs,
-)
+MODEL = crops_ensemble("person_attributes_crops", NETWORKS, on_request=False)

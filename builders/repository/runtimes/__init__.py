@@ -1,0 +1,1 @@
+"""Triton Python models that run artefacts; `render` writes them to repositories."""

@@ -1,0 +1,157 @@
+# Rendered by `python -m builders render` from builders/repository/runtimes/admission.py; edit that file.
+"""Limit on the people that wait for the networks behind the preprocessing model.
+
+Triton cannot limit the requests in an ensemble (builders/repository/queue_limits.py
+says why), and preprocessing is much faster than the networks, so that without a limit
+every frame would wait in memory for the networks. The preprocessing model therefore
+refuses frames before it decodes them. It estimates the number of people that wait from
+Triton's gauge of pending requests, `nv_inference_pending_request_count`, and the frames
+that it passed on itself. Without a metrics endpoint there is no limit.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from http.client import HTTPConnection, HTTPException
+from urllib.parse import urlsplit
+
+METRICS_VARIABLE = "PERSONSERVE_METRICS_URL"
+"""Environment variable with the address of Triton's metrics."""
+
+DEFAULT_METRICS_URL = "http://127.0.0.1:8002/metrics"
+FETCH_TIMEOUT_S = 0.5
+INTERVAL_S = 0.125
+"""Time between two readings of the gauge, for each instance of the model: all instances
+together read it eight times a second, at 1 ms each."""
+
+MAX_INTERVAL_S = 1.0
+MAX_AGE_S = 2.0
+"""Age after which a reading says nothing about the present load."""
+
+RECENT_FRAMES = 64
+
+
+class OverloadError(Exception):
+    """Too many people wait for the networks; the message is for the client."""
+
+
+class Admission:
+    """Admits frames while fewer people than a limit wait for the networks.
+
+    Args:
+        networks: Names of the networks behind the model.
+        max_waiting: Largest number of people that wait.
+        instances: Number of instances of the model, which share the load evenly.
+        fetch: Returns Triton's metrics as text; None to read them from the server.
+    """
+
+    def __init__(
+        self,
+        networks: Sequence[str],
+        max_waiting: int,
+        instances: int,
+        fetch: Callable[[], str] | None = None,
+    ) -> None:
+        self._patterns = [
+            re.compile(
+                rf'^nv_inference_pending_request_count{{model="{re.escape(name)}",'
+                r"[^}]*} (\S+)$",
+                re.MULTILINE,
+            )
+            for name in networks
+        ]
+        self._max_waiting = max_waiting
+        self._instances = instances
+        self._fetch = fetch or fetch_metrics
+        self._lock = threading.Lock()
+        self._recent: deque[int] = deque(maxlen=RECENT_FRAMES)
+        self._pending, self._read_at = 0.0, -MAX_AGE_S
+        self._passed_on = 0
+        self._used = threading.Event()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="admission", daemon=True)
+
+    def start(self) -> None:
+        """Read the gauge from now on, while frames arrive."""
+        self._thread.start()
+
+    def admit(self, people: int) -> None:
+        """Count a frame that is admitted; whatever its size if nothing waits.
+
+        Args:
+            people: Number of people in the frame.
+
+        Raises:
+            OverloadError: Too many people wait already.
+        """
+        self._used.set()
+        with self._lock:
+            waiting = self._estimate()
+            if waiting and waiting + people > self._max_waiting:
+                raise OverloadError(
+                    f"the server is overloaded: about {waiting:.0f} people wait for "
+                    f"the networks, and at most {self._max_waiting} may"
+                )
+            self._recent.append(people)
+            self._passed_on += people
+
+    def close(self) -> None:
+        """Stop reading the gauge."""
+        self._stopped.set()
+        self._used.set()
+        self._thread.join()
+
+    def read(self) -> None:
+        """Read the gauge once."""
+        with self._lock:
+            passed_on = self._passed_on
+        try:
+            text = self._fetch()
+        except OSError:
+            return
+        counts = [
+            sum(float(value) for value in pattern.findall(text))
+            for pattern in self._patterns
+        ]
+        with self._lock:
+            self._pending = max(counts, default=0.0)
+            self._read_at = time.monotonic()
+            # what was passed on while the gauge was read may not be in it yet
+            self._passed_on -= passed_on
+
+    def _estimate(self) -> float:
+        if time.monotonic() - self._read_at > MAX_AGE_S:
+            return 0.0
+        people_per_frame = sum(self._recent) / len(self._recent) if self._recent else 1
+        return self._pending * people_per_frame + self._passed_on * self._instances
+
+    def _run(self) -> None:
+        interval_s = min(MAX_INTERVAL_S, INTERVAL_S * self._instances)
+        while not self._stopped.is_set():
+            self._used.wait()
+            self._used.clear()
+            self.read()
+            self._stopped.wait(interval_s)
+
+
+def fetch_metrics() -> str:
+    """Return the metrics of the server that this process belongs to.
+
+    Raises:
+        OSError: The server has no metrics endpoint there, or does not answer in time.
+    """
+    url = urlsplit(os.environ.get(METRICS_VARIABLE, DEFAULT_METRICS_URL))
+    # urllib would use the proxies of the environment, and takes twice the CPU time
+    connection = HTTPConnection(url.hostname or "", url.port, timeout=FETCH_TIMEOUT_S)
+    try:
+        connection.request("GET", url.path)
+        return connection.getresponse().read().decode("utf-8", "replace")
+    except HTTPException as exc:
+        raise OSError(f"{url.geturl()} does not answer as Triton: {exc!r}") from exc
+    finally:
+        connection.close()
