@@ -1,0 +1,1 @@
+"""The real tritonserver on the repository, and the demo."""
