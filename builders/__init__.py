@@ -1,6 +1,6 @@
-"""Turns declarations and checkpoints into a Triton model repository.
+"""Building a Triton model repository from declarations and checkpoints.
 
-`python -m builders --help` lists the commands. `builders.spec` holds every kind of
-declaration, `builders/models/` one model a file, `builders/networks/` what models
-are wired from, and `builders/ops/` what runs a wiring.
+`python -m builders --help` lists the commands. Each folder is a step: `spec` defines
+the kinds of declarations, `models` declares one model per file, `networks` holds their
+building blocks, and `ops` the backends that run them.
 """

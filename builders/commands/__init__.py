@@ -1,24 +1,33 @@
-"""The commands of `python -m builders`, a module for each kind. They are thin: they
-ask, show progress, and leave the work to the modules above them.
+"""Commands of `python -m builders`, in modules by the panels of its help.
+
+A command checks its options, shows progress and prints; the steps of the line do the
+work. Importing a module registers its commands, in the order of --help.
 """
 
 from builders.commands import (  # isort: skip - in the order of --help
     models,
+    imports,
+    ensembles,
+    fetch,
     checks,
     evaluation,
     quantisation,
+    precision,
     serving,
+    versions,
     weights,
 )
-from builders.commands.app import app, run
 
 __all__ = [
-    "app",
     "checks",
+    "ensembles",
     "evaluation",
+    "fetch",
+    "imports",
     "models",
+    "precision",
     "quantisation",
-    "run",
     "serving",
+    "versions",
     "weights",
 ]

@@ -1,37 +1,26 @@
-"""What a protocol concludes from answers and labels, before it is written down."""
+"""Result of an evaluation protocol, ready to be written as a report."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-Pixels = npt.NDArray[np.uint8]
+from personserve.internal.sections import Section
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """`headline` is what runs are compared by; `numbers` everything, for JSON; `text`
-    Markdown sections by title; `plots` and `pictures` (BGR) by file stem; `files` are
-    further texts by file name.
+    """Metrics, sections of the report, and files that a protocol computes.
+
+    Attributes:
+        headline: Metrics that runs are compared by; None where one is undefined.
+        numbers: All results, as JSON values.
+        sections: Tables, texts, plots and photographs of the report, in their order.
+        files: Further text files by name.
     """
 
     headline: Mapping[str, float | None]
     numbers: Mapping[str, Any]
-    text: Mapping[str, str]
-    plots: Mapping[str, Figure] = field(default_factory=dict)
-    pictures: Mapping[str, Pixels] = field(default_factory=dict)
+    sections: Sequence[Section]
     files: Mapping[str, str] = field(default_factory=dict)
-
-
-def figure(width: float = 5.0, height: float = 4.2) -> Figure:
-    """An empty figure of one plot, in inches, that needs no display."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")

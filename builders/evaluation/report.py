@@ -1,205 +1,153 @@
-"""Runs written down: JSON, Markdown and plots of one, and a table of several."""
+"""Report of one run: its record, its facts, and the sections of its protocol."""
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-
-from builders import markdown
 from builders.evaluation.assessment import Assessment
-from builders.evaluation.predictions import Backend, Predictions
-from builders.spec import Model
-from personserve._files import atomic_write, write_text
+from builders.evaluation.datasets import Dataset
+from builders.evaluation.predictions import Predictions
+from builders.evaluation.runners import ModelRunner
+from builders.repository.built_files import shorten_weights
+from builders.spec.model import Network
+from builders.weights import stand_in_warning
+from personserve.internal.files import write_text
+from personserve.internal.machine import describe_machine
+from personserve.internal.report import Report
+from personserve.internal.sections import Listing, Section
 
-REPORT_FILE = "report.json"
-PACKAGES = (
-    "numpy",
-    "onnxruntime",
-    "opencv-python-headless",
-    "scikit-learn",
-    "tensorrt",
-    "torch",
-)
-SHOWN_UNREADABLE = 10
-DOTS_PER_INCH = 130
+UNREADABLE_LINES = 10
 
 
 @dataclass(frozen=True)
 class Run:
-    """What was evaluated: `data` says which pictures, as {root, layout, part ...}."""
+    """A model, its runner and the data set of one run.
 
-    model: Model
-    backend: Backend
-    data: Mapping[str, Any]
+    Attributes:
+        model: The model.
+        runner: Its runner.
+        dataset: The data set.
+        flip: Whether the outputs of each image and its mirror image are averaged.
+    """
+
+    model: Network
+    runner: ModelRunner
+    dataset: Dataset
     flip: bool
 
 
+@dataclass(frozen=True)
+class RunReport:
+    """The written report of a run.
+
+    Attributes:
+        page: The HTML page; REPORT_FILE, Markdown and images are next to it.
+        headline: Metrics that runs are compared by; None where one is undefined.
+        content: The report, for a terminal.
+    """
+
+    page: Path
+    headline: Mapping[str, float | None]
+    content: Report
+
+
 def write_report(
-    folder: Path, run: Run, found: Predictions, assessment: Assessment
-) -> Path:
-    """Write everything of one run to `folder`; returns the Markdown's path."""
-    count = len(next(iter(found.outputs.values())))
-    record = {
-        "model": run.model.name,
-        "backend": run.backend.label,
-        **run.backend.facts,
-        "flip": run.flip,
-        "data": dict(run.data),
-        "headline": dict(assessment.headline),
-        "latency_ms": found.latency_ms,
-        "pictures_per_s": count / found.seconds if found.seconds else None,
-        "file_bytes": run.backend.file_bytes,
-        "unreadable": found.unreadable,
-        "numbers": dict(assessment.numbers),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": machine(),
-    }
-    for stem, plot in assessment.plots.items():
-        with atomic_write(folder / f"{stem}.png") as partial:
-            plot.savefig(partial, format="png", dpi=DOTS_PER_INCH)
-    for stem, picture in assessment.pictures.items():
-        data = cv2.imencode(".jpg", picture)[1]
-        with atomic_write(folder / f"{stem}.jpg") as partial:
-            partial.write_bytes(data.tobytes())
+    folder: Path, run: Run, predictions: Predictions, assessment: Assessment
+) -> RunReport:
+    """Write the report of a run.
+
+    Args:
+        folder: Folder to write to; it is created if needed.
+        run: What was run.
+        predictions: The outputs, for speed and unreadable images.
+        assessment: What the protocol computed from the outputs.
+
+    Returns:
+        The written report.
+    """
     for name, text in assessment.files.items():
         write_text(folder / name, text)
-    write_text(folder / REPORT_FILE, json.dumps(record, indent=2) + "\n")
-    path = folder / "report.md"
-    write_text(path, _markdown(record, assessment))
-    return path
+    record = _record_run(run, predictions, assessment)
+    weights = record["weights"]
+    content = Report(
+        f"{run.model.name} on {run.dataset.root.name}, by {run.runner.label}",
+        _list_facts(record),
+        record,
+        [*_unreadable_sections(record["unreadable"]), *assessment.sections],
+        {name: format_metric(value) for name, value in assessment.headline.items()},
+        stand_in_warning(weights),
+        f"{run.model.name}, {run.runner.label}, weights: {shorten_weights(weights)}",
+    )
+    return RunReport(content.write(folder), assessment.headline, content)
 
 
-def machine() -> dict[str, str]:
-    """Where and with what a run was made."""
-    cpu = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
-        names = [x.partition(":")[2].strip() for x in lines if "model name" in x]
-        cpu = names[0] if names else cpu
+def _record_run(
+    run: Run, predictions: Predictions, assessment: Assessment
+) -> dict[str, Any]:
+    items, seconds = len(run.dataset.items), predictions.seconds
     return {
-        "cpu": f"{cpu}, {os.cpu_count()} cores",
-        "python": platform.python_version(),
-        "versions": ", ".join(_versions()),
+        "model": run.model.name,
+        "runner": run.runner.label,
+        **run.runner.facts,
+        "flip": run.flip,
+        "data": dict(run.dataset.facts),
+        "headline": dict(assessment.headline),
+        "latency_ms": predictions.latency_ms,
+        "images_per_s": items / seconds if seconds else None,
+        "file_bytes": run.runner.file_bytes,
+        "unreadable": predictions.unreadable,
+        "numbers": dict(assessment.numbers),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": describe_machine(),
     }
 
 
-def _versions() -> list[str]:
-    found = []
-    for name in PACKAGES:
-        with suppress(PackageNotFoundError):
-            found.append(f"{name} {version(name)}")
-    return found
-
-
-def _markdown(record: Mapping[str, Any], assessment: Assessment) -> str:
-    data = record["data"]
-    lines = [
-        f"# {record['model']} on {Path(data['root']).name}, by {record['backend']}"
-    ]
-    if "untrained" in record["weights"]:
-        lines.append("**Stand-in weights: untrained, the figures mean nothing.**")
-    facts = {
+def _list_facts(record: Mapping[str, Any]) -> dict[str, str]:
+    return {
         "weights": record["weights"],
-        "data": ", ".join(f"{key} {value}" for key, value in data.items()),
-        "mirror image too": "yes" if record["flip"] else "no",
-        "one picture": f"{record['latency_ms']:.2f} ms (median, network alone)",
-        "throughput": f"{record['pictures_per_s']:.1f} pictures/s (network alone)"
-        if record["pictures_per_s"]
-        else "-",
-        "file": _size(record["file_bytes"]),
+        "data": ", ".join(f"{key} {value}" for key, value in record["data"].items()),
+        "averaged with the mirror image": "yes" if record["flip"] else "no",
+        "latency": f"{record['latency_ms']:.2f} ms (one image, median, network alone)",
+        "throughput": f"{format_rate(record['images_per_s'])} images/s (network alone)",
+        "file": format_size(record["file_bytes"]),
         "date": record["date"],
         **record["machine"],
     }
-    lines.append("\n".join(f"- {key}: {value}" for key, value in facts.items()))
-    if record["unreadable"]:
-        shown = record["unreadable"][:SHOWN_UNREADABLE]
-        lines.append(
-            f"{len(record['unreadable'])} pictures could not be read and do not "
-            "count:\n" + "\n".join(f"- {text}" for text in shown)
-        )
-    lines += [f"## {title}\n\n{text}" for title, text in assessment.text.items()]
-    pictures = [f"{stem}.png" for stem in assessment.plots]
-    pictures += [f"{stem}.jpg" for stem in assessment.pictures]
-    lines += [f"![{name.partition('.')[0]}]({name})" for name in pictures]
-    return "\n\n".join(lines) + "\n"
 
 
-def compare(folder: Path, model: Model) -> tuple[Path, str]:
-    """All runs below `folder` side by side: written there, and the table itself."""
-    found = [
-        (path.parent, json.loads(path.read_text(encoding="utf-8")))
-        for path in sorted(folder.rglob(REPORT_FILE))
-    ]
-    # the reference first, then by name
-    found.sort(key=lambda run: (not run[1]["backend"].startswith("torch"), run[0]))
-    figures = list(dict.fromkeys(k for _, record in found for k in record["headline"]))
-    first = found[0][0]
-    head = ["run", *figures, "agrees", "ms", "pictures/s", "file"]
-    rows = [
-        [
-            path.relative_to(folder).as_posix(),
-            *(_figure(record["headline"].get(figure)) for figure in figures),
-            "" if path == first else _agreement(model, first, path),
-            f"{record['latency_ms']:.2f}",
-            f"{record['pictures_per_s']:.1f}" if record["pictures_per_s"] else "-",
-            _size(record["file_bytes"]),
-        ]
-        for path, record in found
-    ]
-    table = markdown.table(head, rows)
-    text = (
-        f"# {model.name} on {folder.name}\n\n{table}\n\n"
-        f"`agrees`: with {first.relative_to(folder)}, by equal labels or by the "
-        "smallest cosine of two answers. `ms`: the network alone on one picture, "
-        "median; `pictures/s` in batches. Runs of different machines do not compare.\n"
-    )
-    path = folder / "comparison.md"
-    write_text(path, text)
-    records = {p.relative_to(folder).as_posix(): record for p, record in found}
-    write_text(folder / "comparison.json", json.dumps(records, indent=2) + "\n")
-    return path, table
+def _unreadable_sections(unreadable: Sequence[str]) -> list[Section]:
+    if not unreadable:
+        return []
+    title = f"{len(unreadable)} images cannot be read and do not count"
+    return [Listing(title, "\n".join(unreadable[:UNREADABLE_LINES]))]
 
 
-def _agreement(model: Model, first: Path, other: Path) -> str:
-    texts = []
-    for output in model.outputs:
-        files = [
-            _predictions(folder, f"{output.name}.npy") for folder in (first, other)
-        ]
-        if not all(path.is_file() for path in files):
-            return ""
-        a, b = (np.load(path, mmap_mode="r") for path in files)
-        if a.shape != b.shape:
-            return "other pictures"
-        if output.labels:
-            same = (a >= output.threshold) == (b >= output.threshold)
-            texts.append(f"{same.mean():.2%}")
-        else:
-            lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-            texts.append(f"{np.nanmin((a * b).sum(axis=1) / lengths):.5f}")
-    return ", ".join(texts)
+def format_metric(value: float | None) -> str:
+    """Format a metric, "-" if it is undefined.
 
-
-def _predictions(folder: Path, name: str) -> Path:
-    """A re-ranked run has its answers one folder above."""
-    return folder / name if (folder / name).is_file() else folder.parent / name
-
-
-def _figure(value: float | None) -> str:
+    Args:
+        value: The metric; None if it is undefined.
+    """
     return "-" if value is None else f"{value:.4f}"
 
 
-def _size(file_bytes: int | None) -> str:
+def format_rate(images_per_s: float | None) -> str:
+    """Format a throughput, "-" if it is unknown.
+
+    Args:
+        images_per_s: Images per second; None for a run without any new image.
+    """
+    return f"{images_per_s:.1f}" if images_per_s else "-"
+
+
+def format_size(file_bytes: int | None) -> str:
+    """Format a file's size in megabytes, "-" without a file.
+
+    Args:
+        file_bytes: Size in bytes.
+    """
     return "-" if file_bytes is None else f"{file_bytes / 1e6:.1f} MB"

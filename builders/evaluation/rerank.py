@@ -1,9 +1,10 @@
-"""k-reciprocal re-ranking (Zhong et al., "Re-ranking Person Re-identification with
-k-reciprocal Encoding", 2017), without matrices of all pictures by all pictures.
+"""k-reciprocal re-ranking of retrieval results, with sparse matrices.
 
-Distances are cosine distances, squared, each row divided by its largest; neighbours
-are found by FAISS, and the encoding is sparse: Market-1501's 19,281 pictures would
-take 3 GB in the dense form.
+The algorithm is that of Zhong et al., "Re-ranking Person Re-identification with
+k-reciprocal Encoding", CVPR 2017 (https://github.com/zhunzhong07/person-re-ranking).
+Distances are squared cosine distances, each row divided by its largest. Neighbours come
+from FAISS and the encoding is sparse: the dense form would take 3 GB for the 19,281
+images of Market-1501.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
 K1, K2, LAMBDA = 20, 6, 0.3
-"""The paper's, and FastReID's, parameters."""
+"""Parameters of the paper and of FastReID."""
 
 OVERLAP = 2 / 3
+"""Share of its neighbours that a candidate must have in common, as in the paper."""
 
 
 def reranked_distances(
@@ -29,11 +31,19 @@ def reranked_distances(
     k2: int = K2,
     weight: float = LAMBDA,
 ) -> FloatArray:
-    """Distances [Q, G] of unit vectors, after re-ranking; `weight` is the share of the
-    original distance.
+    """Compute the distances of queries and gallery after re-ranking.
+
+    Args:
+        query: Unit vectors, FP32 [Q, D].
+        gallery: Unit vectors, FP32 [G, D].
+        k1: Number of neighbours for the reciprocal sets.
+        k2: Number of neighbours for the local query expansion; 1 disables it.
+        weight: Share of the original distance in the result, lambda in the paper.
+
+    Returns:
+        Distances, FP32 [Q, G].
     """
     import faiss
-    from scipy.sparse import csr_matrix
 
     vectors = np.vstack([query, gallery])
     index = faiss.IndexFlatIP(vectors.shape[1])
@@ -42,71 +52,88 @@ def reranked_distances(
     # the least similar of x is the most similar of -x
     opposite, _ = index.search(-vectors, 1)
     largest = (1 + opposite[:, 0]) ** 2
+    encodings = _encode(vectors, nearest, largest, k1)
+    if k2 > 1:
+        encodings = _average_over_neighbours(encodings, nearest[:, :k2])
+    return _mix_distances(query, gallery, encodings, largest, weight)
 
-    reciprocal = [_reciprocal(i, nearest, k1) for i in range(len(vectors))]
-    half = round(k1 / 2)
-    near = [set(_reciprocal(i, nearest, half).tolist()) for i in range(len(vectors))]
+
+def _encode(
+    vectors: FloatArray, nearest: IntArray, largest: FloatArray, k1: int
+) -> Any:
+    """Encode each image by its expanded k-reciprocal neighbours, as a CSR matrix."""
+    from scipy.sparse import csr_matrix
+
+    count, half = len(vectors), round(k1 / 2)
+    reciprocal = [_reciprocal_neighbours(i, nearest, k1) for i in range(count)]
+    closer = [
+        set(_reciprocal_neighbours(i, nearest, half).tolist()) for i in range(count)
+    ]
     starts, columns, values = [0], [], []
-    for i, own in enumerate(reciprocal):
-        expanded = _expanded(own, near)
+    for i, neighbours in enumerate(reciprocal):
+        expanded = _expand_neighbours(neighbours, closer)
         distance = (1 - vectors[expanded] @ vectors[i]) ** 2 / largest[i]
         encoding = np.exp(-distance)
         columns.append(expanded)
         values.append(encoding / encoding.sum())
         starts.append(starts[-1] + len(expanded))
-    encodings = csr_matrix(
-        (np.concatenate(values), np.concatenate(columns), starts),
-        shape=(len(vectors), len(vectors)),
+    return csr_matrix(
+        (np.concatenate(values), np.concatenate(columns), starts), shape=(count, count)
     )
-    if k2 > 1:
-        neighbours = nearest[:, :k2]
-        mean = csr_matrix(
-            (
-                np.full(neighbours.size, 1 / neighbours.shape[1], np.float32),
-                neighbours.ravel(),
-                np.arange(0, neighbours.size + 1, neighbours.shape[1]),
-            ),
-            shape=encodings.shape,
-        )
-        encodings = (mean @ encodings).tocsr()
-    return _mixed(query, gallery, encodings, largest, weight)
 
 
-def _reciprocal(i: int, nearest: IntArray, k: int) -> IntArray:
-    """Those of the `k` nearest (and itself) that have `i` among theirs."""
+def _reciprocal_neighbours(i: int, nearest: IntArray, k: int) -> IntArray:
+    """Return those of the `k` nearest images, `i` included, that have `i` in theirs."""
     forward = nearest[i, : k + 1]
     backward = nearest[forward, : k + 1]
     mutual: IntArray = forward[(backward == i).any(axis=1)]
     return mutual
 
 
-def _expanded(own: IntArray, near: list[set[int]]) -> IntArray:
-    """`own`, and the near ones of those that share most of theirs with it."""
-    members = set(own.tolist())
+def _expand_neighbours(neighbours: IntArray, closer: list[set[int]]) -> IntArray:
+    """Add the close neighbours of each candidate whose own set mostly overlaps."""
+    members = set(neighbours.tolist())
     result = set(members)
-    for candidate in own.tolist():
-        others = near[candidate]
+    for candidate in neighbours.tolist():
+        others = closer[candidate]
         if len(others & members) > OVERLAP * len(others):
             result |= others
     return np.array(sorted(result), np.int64)
 
 
-def _mixed(
+def _average_over_neighbours(encodings: Any, neighbours: IntArray) -> Any:
+    """Local query expansion: replace each encoding by the mean of its neighbours'."""
+    from scipy.sparse import csr_matrix
+
+    k2 = neighbours.shape[1]
+    mean = csr_matrix(
+        (
+            np.full(neighbours.size, 1 / k2, np.float32),
+            neighbours.ravel(),
+            np.arange(0, neighbours.size + 1, k2),
+        ),
+        shape=encodings.shape,
+    )
+    return (mean @ encodings).tocsr()
+
+
+def _mix_distances(
     query: FloatArray,
     gallery: FloatArray,
     encodings: Any,
     largest: FloatArray,
     weight: float,
 ) -> FloatArray:
+    """Mix the Jaccard distances of the encodings with the original distances."""
     by_column = encodings[len(query) :].tocsc()
     final = np.empty((len(query), len(gallery)), np.float32)
     for i in range(len(query)):
         row = encodings[i]
         shared = np.zeros(len(gallery), np.float32)
         for column, value in zip(row.indices, row.data, strict=True):
-            part = slice(by_column.indptr[column], by_column.indptr[column + 1])
-            places = by_column.indices[part]
-            shared[places] += np.minimum(value, by_column.data[part])
+            entries = slice(by_column.indptr[column], by_column.indptr[column + 1])
+            rows = by_column.indices[entries]
+            shared[rows] += np.minimum(value, by_column.data[entries])
         jaccard = 1 - shared / (2 - shared)
         original = (1 - gallery @ query[i]) ** 2 / largest[i]
         final[i] = (1 - weight) * jaccard + weight * original

@@ -1,1 +1,1 @@
-"""One file, one model: each declares `MODEL`, and is found by being here."""
+"""One model per file; each file declares MODEL and is discovered by its name."""

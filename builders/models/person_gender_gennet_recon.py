@@ -1,33 +1,42 @@
-"""Gender of a person, a RECONSTRUCTION of seed 001's GenNet.
+"""Gender of a person from a full-body crop: a RECONSTRUCTION of GenNet.
 
-GenNet's architecture is not public: the seed shows it only as a picture that is not in
-its text. What the seed fixes is the input (256x128), one logit with BCEWithLogits, and
-0.82 ms on a GTX 1060. This network fits those and has no other evidence: five stride-2
-convolutions, global average, two linear layers. Do not expect anybody's checkpoint to
-load; `features.*` and `classifier.*` are our names.
+GenNet's architecture is not public; its release shows it only as an image. Known are
+the input (256x128), one logit trained with BCEWithLogits, and 0.82 ms on a GTX 1060.
+This network fits those figures and has no other evidence: five stride-2 convolutions,
+a global average and two linear layers. A GenNet checkpoint is not expected to load;
+the key names `features.*` and `classifier.*` are this project's.
 """
 
 from __future__ import annotations
 
 from builders.models.person_gender import FEMALE_PROBABILITY
-from builders.ops import BatchNorm, Ops, V
-from builders.spec import IMAGENET_MEAN, IMAGENET_STD, Image, Model
+from builders.ops import BatchNorm, Conv, Ops, V
+from builders.spec.model import Model
+from builders.spec.source import Source
+from builders.tensors import IMAGENET_MEAN, IMAGENET_STD, Image
 
 WIDTHS = (32, 64, 128, 128, 256)
 
 
 def network(ops: Ops[V], crops: V) -> dict[str, V]:
-    """Crops to P(female)."""
+    """Return P(female) [N, 1] of crops [N, 3, 256, 128].
+
+    Args:
+        ops: The backend.
+        crops: Crops.
+    """
     x = crops
     for stage, width in enumerate(WIDTHS):
         x = ops.convolution(
             x,
-            f"features.{3 * stage}",
-            width,
-            kernel=3,
-            stride=2,
-            padding=1,
-            norm=BatchNorm(f"features.{3 * stage + 1}"),
+            Conv(
+                f"features.{3 * stage}",
+                width,
+                kernel=3,
+                stride=2,
+                padding=1,
+                norm=BatchNorm(f"features.{3 * stage + 1}"),
+            ),
         )
         x = ops.relu(x)
     x = ops.flatten(ops.global_average(x))
@@ -37,8 +46,11 @@ def network(ops: Ops[V], crops: V) -> dict[str, V]:
 
 MODEL = Model(
     name="person_gender_gennet_recon",
-    source="seed 001 (GenNet), reconstructed: the architecture is not public",
-    licence="ours: Apache-2.0",
+    source=Source(
+        "reconstruction of GenNet, whose architecture is not public",
+        licence="Apache-2.0 (this project)",
+        url="https://github.com/onearmbandit/VAS-Core-Research/pull/64",
+    ),
     assumptions="everything but the input size and the single logit",
     network=network,
     images=(Image(256, 128, mean=IMAGENET_MEAN, std=IMAGENET_STD),),

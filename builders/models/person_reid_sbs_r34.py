@@ -1,15 +1,16 @@
-"""Person re-identification, FastReID's ResNet34 (sbs_r34_distill).
+"""Embedding of a person, 512 values: FastReID's ResNet34 (sbs_r34_distill).
 
 The same graph as person_reid_kd_r34, trained without a teacher. The public
-configuration tests at 256x128 and seed 004 runs 384x128. 512 values.
+configuration (sbs_r34.yml) tests at 256x128 and FastRT runs 384x128: use the size that
+the checkpoint was trained with.
 """
 
-from builders.networks.fastreid import fastreid_model
+from builders.networks.fastreid import fastreid_model, fastreid_source
 
 MODEL = fastreid_model(
     "person_reid_sbs_r34",
     depth=34,
     ibn=False,
-    source="seed 004 (sbs_r34_distill); fast-reid, projects/FastDistill sbs_r34.yml",
-    assumptions="384x128 as in seed 004; the public configuration says 256x128",
+    source=fastreid_source("sbs_r34_distill", "projects/FastDistill"),
+    assumptions="384x128 as in FastRT; the public configuration says 256x128",
 )

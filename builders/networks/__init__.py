@@ -1,1 +1,1 @@
-"""Parts that networks are wired from: residual stages, and heads."""
+"""Building blocks that several models share: residual stages, heads, families."""

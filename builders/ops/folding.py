@@ -1,4 +1,4 @@
-"""A convolution's kernel and bias with its batch norm folded in.
+"""Kernels of convolutions and linear layers with their batch norm folded in.
 
 Shared by the backends that emit graphs (onnx, tensorrt), so that both run, and later
 quantise, the same kernels. Computed in float64 and rounded once.
@@ -12,15 +12,26 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from builders.ops import BatchNorm, InstanceBatchNorm, Norm
+from builders.ops import BatchNorm, Conv, InstanceBatchNorm, InstanceNorm, Norm
 
 Array = npt.NDArray[np.generic]
 Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+
+INT8_MAX = 127
 
 
 @dataclass(frozen=True)
-class InstanceNorm:
-    """Instance norm left over for the first `channels` channels after folding."""
+class UnfoldedNorm:
+    """Instance norm that remains after folding, on the first channels of a convolution.
+
+    Attributes:
+        name: Prefix of its checkpoint keys.
+        channels: Number of channels that it normalises.
+        scale: FP32 [channels].
+        shift: FP32 [channels].
+        eps: Value added to the variance.
+    """
 
     name: str
     channels: int
@@ -31,33 +42,49 @@ class InstanceNorm:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A convolution as it is emitted: kernel [K, C, R, S], bias [K] or none, and the
-    instance norm that cannot be folded.
+    """Kernel and bias of a convolution in an emitted graph.
+
+    Attributes:
+        weight: FP32 [K, C, R, S].
+        bias: FP32 [K], or None.
+        instance_norm: The part of the norm that cannot be folded, or None.
     """
 
     weight: Float32
     bias: Float32 | None
-    instance_norm: InstanceNorm | None = None
+    instance_norm: UnfoldedNorm | None = None
 
 
-INT8_MAX = 127
+def quantise_kernel(weight: Float32) -> tuple[npt.NDArray[np.int8], Float32]:
+    """Quantise a kernel with one scale for each output channel.
 
+    Symmetric, rounding half to even.
 
-def int8_kernel(weight: Float32) -> tuple[npt.NDArray[np.int8], Float32]:
-    """`weight` [K, C, R, S] in steps of its own for every output channel: integers, and
-    the steps [K]. Symmetric, half to even.
+    Args:
+        weight: FP32 [K, C, R, S].
+
+    Returns:
+        The INT8 kernel [K, C, R, S] and the FP32 scales [K].
     """
     largest = np.abs(weight).max(axis=(1, 2, 3))
-    # a channel of zeros may have any step
-    steps = np.where(largest > 0, largest / INT8_MAX, 1.0).astype(np.float32)
-    quantised = np.rint(weight / steps[:, None, None, None])
-    return np.clip(quantised, -INT8_MAX, INT8_MAX).astype(np.int8), steps
+    # a channel of zeros may have any scale
+    scales = np.where(largest > 0, largest / INT8_MAX, 1.0).astype(np.float32)
+    quantised = np.rint(weight / scales[:, None, None, None])
+    return np.clip(quantised, -INT8_MAX, INT8_MAX).astype(np.int8), scales
 
 
-def scale_and_shift(
+def affine_from_norm(
     weights: Mapping[str, Array], norm: BatchNorm
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """A batch norm as x * scale + shift, each [C]."""
+) -> tuple[Float64, Float64]:
+    """Express a batch norm as x * scale + shift.
+
+    Args:
+        weights: Arrays by checkpoint name.
+        norm: The batch norm, with its running statistics.
+
+    Returns:
+        scale and shift, each float64 [C].
+    """
     gamma, beta, mean, variance = (
         weights[f"{norm.name}.{part}"].astype(np.float64)
         for part in ("weight", "bias", "running_mean", "running_var")
@@ -66,36 +93,76 @@ def scale_and_shift(
     return scale, beta - mean * scale
 
 
-def fold(
-    weights: Mapping[str, Array], name: str, *, bias: bool, norm: Norm | None
-) -> Kernel:
-    """Convolution `name` with what of `norm` can be folded into it."""
-    weight = weights[f"{name}.weight"]
-    shift: npt.NDArray[np.float64] | None = (
-        weights[f"{name}.bias"].astype(np.float64) if bias else None
+def fold_norm(weights: Mapping[str, Array], conv: Conv) -> Kernel:
+    """Fold the batch norm of a convolution into its kernel and bias.
+
+    Args:
+        weights: Arrays by checkpoint name.
+        conv: The convolution. Of a split norm only the batch-norm half is folded, and
+            of an instance norm nothing.
+    """
+    weight = weights[f"{conv.name}.weight"]
+    bias: Float64 | None = (
+        weights[f"{conv.name}.bias"].astype(np.float64) if conv.bias else None
     )
+    norm = conv.norm
     if norm is None:
         return Kernel(
             weight.astype(np.float32),
-            None if shift is None else shift.astype(np.float32),
+            None if bias is None else bias.astype(np.float32),
         )
     channels = weight.shape[0]
-    if isinstance(norm, InstanceBatchNorm):
-        half, batch_norm = channels // 2, BatchNorm(f"{norm.name}.BN", norm.eps)
-    else:
-        half, batch_norm = 0, norm
-    scale, offset = np.ones(channels), np.zeros(channels)
-    scale[half:], offset[half:] = scale_and_shift(weights, batch_norm)
-    folded = weight.astype(np.float64) * scale[:, None, None, None]
-    if shift is not None:
-        offset = offset + shift * scale
+    instance, batch, unfolded = _split_norm(norm, channels)
+    scale, shift = np.ones(channels), np.zeros(channels)
+    if batch is not None:
+        scale[unfolded:], shift[unfolded:] = affine_from_norm(weights, batch)
+    if bias is not None:
+        shift = shift + bias * scale
     instance_norm = None
-    if half:
-        instance_norm = InstanceNorm(
-            f"{norm.name}.IN",
-            half,
-            weights[f"{norm.name}.IN.weight"].astype(np.float32),
-            weights[f"{norm.name}.IN.bias"].astype(np.float32),
-            norm.eps,
+    if instance is not None:
+        instance_norm = UnfoldedNorm(
+            instance.name,
+            unfolded,
+            weights[f"{instance.name}.weight"].astype(np.float32),
+            weights[f"{instance.name}.bias"].astype(np.float32),
+            instance.eps,
         )
-    return Kernel(folded.astype(np.float32), offset.astype(np.float32), instance_norm)
+    kernel = weight.astype(np.float64) * scale[:, None, None, None]
+    return Kernel(kernel.astype(np.float32), shift.astype(np.float32), instance_norm)
+
+
+def _split_norm(
+    norm: Norm, channels: int
+) -> tuple[InstanceNorm | None, BatchNorm | None, int]:
+    """Return the two parts of a norm, and the number of channels of the first."""
+    if isinstance(norm, InstanceBatchNorm):
+        return (
+            InstanceNorm(f"{norm.name}.IN", norm.eps),
+            BatchNorm(f"{norm.name}.BN", norm.eps),
+            channels // 2,
+        )
+    if isinstance(norm, InstanceNorm):
+        return norm, None, channels
+    return None, norm, 0
+
+
+def fold_linear(
+    weights: Mapping[str, Array], name: str, norm: BatchNorm | None
+) -> tuple[Float32, Float32]:
+    """Fold the batch norm of a linear layer into its weight and bias.
+
+    Args:
+        weights: Arrays by checkpoint name.
+        name: Checkpoint name of the layer.
+        norm: The batch norm that follows it, or None.
+
+    Returns:
+        FP32 weight [K, C] and bias [K].
+    """
+    weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
+    if norm is not None:
+        scale, shift = affine_from_norm(weights, norm)
+        weight = weight.astype(np.float64) * scale[:, None]
+        bias = bias.astype(np.float64) * scale + shift
+    # without a copy: the largest layer has 1.28 GB
+    return weight.astype(np.float32, copy=False), bias.astype(np.float32, copy=False)

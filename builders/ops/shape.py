@@ -1,8 +1,8 @@
-"""The shape backend: what a wiring needs and costs, without running it.
+"""The shape backend: checkpoint layout, MACs and output shapes of a network.
 
-It derives a network's checkpoint layout (every key with shape and kind), its MACs per
-layer, and its output shapes. That layout is the one table of weight shapes: loading
-is checked against it and stand-in weights are made from it. Standard library only.
+The layout (every checkpoint key with its shape and kind) is the only table of weight
+shapes: checkpoints are loaded strictly against it, and stand-in weights are made from
+it. Standard library only.
 """
 
 from __future__ import annotations
@@ -10,46 +10,60 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from math import prod
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal, Protocol
 
 from builders.ops import (
     BatchNorm,
+    Conv,
     InstanceBatchNorm,
+    InstanceNorm,
     Norm,
     Padding,
     WiringError,
-    pads,
+    expand_padding,
 )
-
-if TYPE_CHECKING:
-    from builders.spec import Image, Vector
+from builders.tensors import Image, Tensor, Vector
 
 Shape = tuple[int, ...]
-"""Without the batch dimension: (C, H, W) or (K,)."""
+"""Shape without the batch dimension: (C, H, W) or (K,)."""
 
 Kind = Literal["parameter", "statistic", "counter"]
-"""Trained, measured while training (running mean and variance), or bookkeeping that
-inference does not read (num_batches_tracked, absent from old checkpoints)."""
+"""Kind of a checkpoint entry.
+
+`parameter` is trained; `statistic` is a running mean or variance; `counter` is
+num_batches_tracked, which inference does not read and old checkpoints lack.
+"""
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One key of a checkpoint."""
+class LayoutEntry:
+    """Shape and kind of one checkpoint key.
+
+    Attributes:
+        shape: Shape of the array, () for a counter.
+        kind: See `Kind`.
+    """
 
     shape: Shape
     kind: Kind
 
 
 @dataclass(frozen=True)
-class Survey:
-    """What one pass of the shape backend over a network finds."""
+class NetworkSummary:
+    """Layout, cost and output shapes of a network.
 
-    layout: Mapping[str, Entry]
+    Attributes:
+        layout: Checkpoint entries by key, in wiring order.
+        macs: Multiply-accumulates for one crop, by layer name.
+        outputs: Output shapes by output name.
+    """
+
+    layout: Mapping[str, LayoutEntry]
     macs: Mapping[str, int]
     outputs: Mapping[str, Shape]
 
     @property
-    def parameters(self) -> int:
+    def parameter_count(self) -> int:
         """Number of trained values."""
         return sum(
             prod(entry.shape)
@@ -59,22 +73,68 @@ class Survey:
 
     @property
     def total_macs(self) -> int:
-        """Multiply-accumulates of convolutions and linears for one crop."""
+        """Multiply-accumulates of all layers for one crop."""
         return sum(self.macs.values())
 
 
-def survey(wire: Callable[[ShapeOps], Mapping[str, Shape]]) -> Survey:
-    """Walk a network with shapes. Raises WiringError where it does not fit together."""
+class WiredNetwork(Protocol):
+    """A network that the backends can run, such as builders.spec.model.Model."""
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        ...
+
+    @property
+    def summary(self) -> NetworkSummary:
+        """Checkpoint layout, MACs and output shapes."""
+        ...
+
+    @property
+    def inputs(self) -> tuple[Tensor, ...]:
+        """Input tensors, without the batch dimension."""
+        ...
+
+    @property
+    def output_tensors(self) -> tuple[Tensor, ...]:
+        """Output tensors, without the batch dimension."""
+        ...
+
+    def wire(self, ops: Any) -> Mapping[str, Any]:
+        """Run the network and return its values by output name.
+
+        Args:
+            ops: The backend to run it with.
+        """
+        ...
+
+
+def summarise_network(
+    wire: Callable[[ShapeOps], Mapping[str, Shape]],
+) -> NetworkSummary:
+    """Run a network on shapes and return its layout, MACs and output shapes.
+
+    Args:
+        wire: Runs the network with the given ops; returns its values by output name.
+
+    Raises:
+        WiringError: If two operations do not fit together.
+    """
     ops = ShapeOps()
     outputs = wire(ops)
-    return Survey(ops.layout, ops.macs, dict(outputs))
+    return NetworkSummary(ops.layout, ops.macs, dict(outputs))
 
 
 @dataclass
 class ShapeOps:
-    """`Ops` over shapes; collects `layout` in wiring order and `macs` by layer."""
+    """`Ops` over shapes.
 
-    layout: dict[str, Entry] = field(default_factory=dict)
+    Attributes:
+        layout: Checkpoint entries by key, in wiring order.
+        macs: Multiply-accumulates for one crop, by layer name.
+    """
+
+    layout: dict[str, LayoutEntry] = field(default_factory=dict)
     macs: dict[str, int] = field(default_factory=dict)
 
     def image(self, image: Image) -> Shape:
@@ -83,40 +143,27 @@ class ShapeOps:
     def vector(self, vector: Vector) -> Shape:
         return (vector.size,)
 
-    def convolution(
-        self,
-        x: Shape,
-        name: str,
-        channels: int,
-        *,
-        kernel: int,
-        stride: int = 1,
-        padding: Padding = 0,
-        groups: int = 1,
-        bias: bool = False,
-        norm: Norm | None = None,
-        precise: bool = False,
-    ) -> Shape:
+    def convolution(self, x: Shape, conv: Conv) -> Shape:
+        name, kernel, stride = conv.name, conv.kernel, conv.stride
         inputs, height, width = _chw(x, name)
-        if inputs % groups or channels % groups:
+        if inputs % conv.groups:
             raise WiringError(
-                f"{name}: {inputs} input and {channels} output channels cannot be "
-                f"split into {groups} groups; make both a multiple of groups"
+                f"{name}: {inputs} input channels cannot be split into {conv.groups} "
+                "groups; make both channel counts a multiple of groups"
             )
-        weight = (channels, inputs // groups, kernel, kernel)
+        weight = (conv.channels, inputs // conv.groups, kernel, kernel)
         self._enter(f"{name}.weight", weight)
-        if bias:
-            self._enter(f"{name}.bias", (channels,))
-        if norm is not None:
-            self._enter_norm(norm, channels)
-        before, after = pads(padding)
-        out = (
-            channels,
-            _extent(height + before + after, kernel, stride, name),
-            _extent(width + before + after, kernel, stride, name),
+        if conv.bias:
+            self._enter(f"{name}.bias", (conv.channels,))
+        if conv.norm is not None:
+            self._enter_norm(conv.norm, conv.channels)
+        before, after = expand_padding(conv.padding)
+        rows, columns = (
+            _window_count(size + before + after, kernel, stride, name)
+            for size in (height, width)
         )
-        self.macs[name] = self.macs.get(name, 0) + prod(weight) * out[1] * out[2]
-        return out
+        self.macs[name] = self.macs.get(name, 0) + prod(weight) * rows * columns
+        return (conv.channels, rows, columns)
 
     def batch_norm(self, x: Shape, norm: BatchNorm) -> Shape:
         self._enter_norm(norm, x[0])
@@ -141,9 +188,9 @@ class ShapeOps:
         ceil: bool = False,
     ) -> Shape:
         channels, height, width = _chw(x, "max_pool")
-        before, after = pads(padding)
+        before, after = expand_padding(padding)
         rows, columns = (
-            _extent(size + before + after, kernel, stride, "max_pool", ceil=ceil)
+            _window_count(size + before + after, kernel, stride, "max_pool", ceil=ceil)
             for size in (height, width)
         )
         return (channels, rows, columns)
@@ -189,9 +236,9 @@ class ShapeOps:
     def attend(self, theta: Shape, phi: Shape, g: Shape) -> Shape:
         if not theta == phi == g or theta[0] != 1:
             raise WiringError(f"attend takes three [1, H, W], got {theta}, {phi}, {g}")
-        # as published: the two products of the literal P x P form
-        places = theta[1] * theta[2]
-        self.macs["attend"] = self.macs.get("attend", 0) + 2 * places**2
+        # counted as published: the two products of the literal P x P form
+        positions = theta[1] * theta[2]
+        self.macs["attend"] = self.macs.get("attend", 0) + 2 * positions**2
         return theta
 
     def softmax(self, x: Shape) -> Shape:
@@ -205,11 +252,15 @@ class ShapeOps:
     def flatten(self, x: Shape) -> Shape:
         return (prod(x),)
 
-    def linear(self, x: Shape, name: str, features: int) -> Shape:
+    def linear(
+        self, x: Shape, name: str, features: int, norm: BatchNorm | None = None
+    ) -> Shape:
         if len(x) != 1:
             raise WiringError(f"{name}: linear takes [N, K], got {x}; flatten first")
         self._enter(f"{name}.weight", (features, x[0]))
         self._enter(f"{name}.bias", (features,))
+        if norm is not None:
+            self._enter_norm(norm, features)
         self.macs[name] = self.macs.get(name, 0) + features * x[0]
         return (features,)
 
@@ -217,7 +268,7 @@ class ShapeOps:
         return x
 
     def _enter(self, key: str, shape: Shape, kind: Kind = "parameter") -> None:
-        entry = Entry(shape, kind)
+        entry = LayoutEntry(shape, kind)
         if self.layout.setdefault(key, entry) != entry:
             raise WiringError(
                 f"{key} is used with shape {self.layout[key].shape} and with {shape}; "
@@ -227,12 +278,13 @@ class ShapeOps:
     def _enter_norm(self, norm: Norm, channels: int) -> None:
         if isinstance(norm, InstanceBatchNorm):
             half = channels // 2
-            self._enter(f"{norm.name}.IN.weight", (half,))
-            self._enter(f"{norm.name}.IN.bias", (half,))
+            self._enter_norm(InstanceNorm(f"{norm.name}.IN", norm.eps), half)
             self._enter_norm(BatchNorm(f"{norm.name}.BN", norm.eps), channels - half)
             return
         self._enter(f"{norm.name}.weight", (channels,))
         self._enter(f"{norm.name}.bias", (channels,))
+        if isinstance(norm, InstanceNorm):
+            return
         self._enter(f"{norm.name}.running_mean", (channels,), "statistic")
         self._enter(f"{norm.name}.running_var", (channels,), "statistic")
         self._enter(f"{norm.name}.num_batches_tracked", (), "counter")
@@ -244,9 +296,10 @@ def _chw(x: Shape, name: str) -> tuple[int, int, int]:
     return x[0], x[1], x[2]
 
 
-def _extent(
+def _window_count(
     padded: int, kernel: int, stride: int, name: str, *, ceil: bool = False
 ) -> int:
+    """Return the number of windows along an axis of `padded` pixels."""
     if padded < kernel:
         raise WiringError(
             f"{name}: a window of {kernel} does not fit into {padded} pixels"

@@ -1,7 +1,7 @@
-"""The torch backend: the reference numbers of a wiring.
+"""The torch backend: the reference values of a network.
 
-Each operation is PyTorch's own, in the order that the checkpoint was trained with:
-nothing is folded or fused here, so that this stays the plain reading of the network.
+Every operation is PyTorch's own, in the order in which the checkpoint was trained.
+Nothing is folded or fused, so that the other backends can be compared with it.
 """
 
 from __future__ import annotations
@@ -18,31 +18,43 @@ from torch.nn import functional
 from builders.ops import (
     GEM_EPS,
     BatchNorm,
+    Conv,
     InstanceBatchNorm,
-    Norm,
+    InstanceNorm,
     Padding,
-    pads,
+    expand_padding,
 )
+from builders.ops.shape import WiredNetwork
 
 if TYPE_CHECKING:
-    from builders.spec import Image, Model, Vector
+    from builders.tensors import Image, Vector
+
 
 Array = npt.NDArray[np.generic]
 
 
 class Reference:
-    """`model` with `arrays` as weights: UINT8 crops in, FP32 outputs as NumPy."""
+    """A network run in torch, on the CPU in FP32.
 
-    def __init__(self, model: Model, arrays: Mapping[str, Array]) -> None:
+    Args:
+        model: The network.
+        arrays: Its weights by checkpoint name.
+    """
+
+    def __init__(self, model: WiredNetwork, arrays: Mapping[str, Array]) -> None:
         self._model = model
         self._weights = {
             key: torch.from_numpy(np.array(array))
             for key, array in arrays.items()
-            if model.survey.layout[key].kind != "counter"
+            if model.summary.layout[key].kind != "counter"
         }
 
     def __call__(self, **inputs: Array) -> dict[str, npt.NDArray[np.float32]]:
-        """{output: FP32 [N, size]} of {input: UINT8 [N, H, W, 3] or FP32 [N, size]}."""
+        """Return the outputs, FP32 [N, size], by name.
+
+        Args:
+            inputs: UINT8 [N, H, W, 3] or FP32 [N, size], by input name.
+        """
         tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
         ops = TorchOps(self._weights, tensors)
         with torch.inference_mode():
@@ -51,76 +63,74 @@ class Reference:
 
 
 class TorchOps:
-    """`Ops` over torch tensors, run eagerly."""
+    """`Ops` over torch tensors, run eagerly.
+
+    Args:
+        weights: Tensors by checkpoint name.
+        inputs: UINT8 [N, H, W, 3] or FP32 [N, size] by input name.
+    """
 
     def __init__(
         self, weights: Mapping[str, Tensor], inputs: Mapping[str, Tensor]
     ) -> None:
         self._weights = weights
         self._inputs = inputs
-        self._kept: dict[str, tuple[Tensor, Tensor]] = {}
+        self._normalisation: dict[str, tuple[Tensor, Tensor]] = {}
 
     def image(self, image: Image) -> Tensor:
         x = self._inputs[image.name].permute(0, 3, 1, 2).float()
         if image.order == "BGR":
             x = x.flip(1)
-        mean, std = self._statistics(image, x.device)
+        mean, std = self._mean_and_std(image, x.device)
         return (x - mean) / std
 
     def vector(self, vector: Vector) -> Tensor:
         return self._inputs[vector.name]
 
-    def _statistics(self, image: Image, device: torch.device) -> tuple[Tensor, Tensor]:
-        # kept, because a CUDA graph cannot record their way to the GPU
-        if image.name not in self._kept:
+    def _mean_and_std(
+        self, image: Image, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        # cached, because a CUDA graph cannot record the copy to the GPU
+        if image.name not in self._normalisation:
             mean, std = (
                 torch.tensor(values, device=device).view(1, 3, 1, 1)
                 for values in (image.mean, image.std)
             )
-            self._kept[image.name] = mean, std
-        return self._kept[image.name]
+            self._normalisation[image.name] = mean, std
+        return self._normalisation[image.name]
 
-    def convolution(
-        self,
-        x: Tensor,
-        name: str,
-        channels: int,
-        *,
-        kernel: int,
-        stride: int = 1,
-        padding: Padding = 0,
-        groups: int = 1,
-        bias: bool = False,
-        norm: Norm | None = None,
-        precise: bool = False,
-    ) -> Tensor:
-        before, after = pads(padding)
+    def convolution(self, x: Tensor, conv: Conv) -> Tensor:
+        before, after = expand_padding(conv.padding)
         if before != after:
             x = functional.pad(x, (before, after, before, after))
             before = 0
         x = functional.conv2d(
             x,
-            self._weights[f"{name}.weight"],
-            self._weights[f"{name}.bias"] if bias else None,
-            stride=stride,
+            self._weights[f"{conv.name}.weight"],
+            self._weights[f"{conv.name}.bias"] if conv.bias else None,
+            stride=conv.stride,
             padding=before,
-            groups=groups,
+            groups=conv.groups,
         )
-        if isinstance(norm, InstanceBatchNorm):
-            return self._instance_batch_norm(x, norm)
-        return x if norm is None else self.batch_norm(x, norm)
+        if isinstance(conv.norm, InstanceNorm):
+            return self._instance_norm(x, conv.norm)
+        if isinstance(conv.norm, InstanceBatchNorm):
+            return self._instance_batch_norm(x, conv.norm)
+        return x if conv.norm is None else self.batch_norm(x, conv.norm)
 
     def _instance_batch_norm(self, x: Tensor, norm: InstanceBatchNorm) -> Tensor:
         half = x.shape[1] // 2
-        instance = self._instance_norm(x[:, :half], norm)
+        instance = self._instance_norm(
+            x[:, :half], InstanceNorm(f"{norm.name}.IN", norm.eps)
+        )
         batch = self.batch_norm(x[:, half:], BatchNorm(f"{norm.name}.BN", norm.eps))
         return torch.cat((instance, batch), dim=1)
 
-    def _instance_norm(self, x: Tensor, norm: InstanceBatchNorm) -> Tensor:
+    def _instance_norm(self, x: Tensor, norm: InstanceNorm) -> Tensor:
         return functional.instance_norm(
             x,
-            weight=self._weights[f"{norm.name}.IN.weight"],
-            bias=self._weights[f"{norm.name}.IN.bias"],
+            weight=self._weights[f"{norm.name}.weight"],
+            bias=self._weights[f"{norm.name}.bias"],
             eps=norm.eps,
         )
 
@@ -152,7 +162,7 @@ class TorchOps:
         padding: Padding = 0,
         ceil: bool = False,
     ) -> Tensor:
-        before, after = pads(padding)
+        before, after = expand_padding(padding)
         if before != after:
             x = functional.pad(x, (before, after, before, after), value=float("-inf"))
             before = 0
@@ -188,7 +198,7 @@ class TorchOps:
         return x * gate[:, :, None, None]
 
     def attend(self, theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
-        # literally, so that the short form of the other backends is held against it
+        # the literal form, to verify the short form of the other backends
         rows = [value.flatten(2) for value in (theta, phi, g)]
         pairs = rows[0].mT @ rows[1] / rows[0].shape[2]
         return (pairs @ rows[2].mT).mT.reshape(theta.shape)
@@ -202,10 +212,13 @@ class TorchOps:
     def flatten(self, x: Tensor) -> Tensor:
         return x.flatten(1)
 
-    def linear(self, x: Tensor, name: str, features: int) -> Tensor:
-        return functional.linear(
+    def linear(
+        self, x: Tensor, name: str, features: int, norm: BatchNorm | None = None
+    ) -> Tensor:
+        x = functional.linear(
             x, self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]
         )
+        return x if norm is None else self.batch_norm(x, norm)
 
     def l2_norm(self, x: Tensor) -> Tensor:
         return functional.normalize(x, dim=-1)

@@ -1,14 +1,14 @@
-"""Data sets as they lie on disk when they have been downloaded and unpacked.
+"""Layouts of published data sets on disk, downloaded and unpacked.
 
-Each layout is recognised by a file or folder of its own, and read into what its
-pictures are labelled with. Annotations are untrusted: no pickles, no names that lead
-out of the data set's folder.
+Each layout is detected by a file or folder of its own and read into a Dataset.
+Annotations are downloaded files, so they are not trusted: no pickles are loaded, and no
+name may lead out of the data set's folder.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from builders.evaluation.datasets import Dataset, EvaluationError
@@ -17,12 +17,16 @@ from builders.evaluation.layouts import attributes, fiw, folders, market1501
 
 @dataclass(frozen=True)
 class Layout:
-    """`marker` is a path that only this layout has; `part` what is evaluated if nobody
-    says.
+    """How a data set is detected and read.
+
+    Attributes:
+        marker: Path below the root that only this layout has; "" without one.
+        default_part: Part that is evaluated if none is named.
+        read: Function of root, part and random partition that reads the data set.
     """
 
     marker: str
-    part: str
+    default_part: str
     read: Callable[[Path, str, int], Dataset]
 
 
@@ -33,16 +37,26 @@ LAYOUTS: Mapping[str, Layout] = {
     "market-attributes": Layout(
         "market_attribute.mat", "test", attributes.read_market_attributes
     ),
-    "market1501": Layout("bounding_box_test", "test", market1501.read),
-    "fiw": Layout("train_relationships.csv", "val", fiw.read),
+    "market1501": Layout("bounding_box_test", "test", market1501.read_market1501),
+    "fiw": Layout("train_relationships.csv", "val", fiw.read_fiw),
     "imagenet": Layout("val.txt", "val", folders.read_imagenet),
     "image-folder": Layout("", "all", folders.read_image_folder),
 }
-"""In the order in which they are recognised; an image folder has no marker."""
+"""Layouts by name, in the order in which they are tried."""
 
 
-def recognised(root: Path) -> str:
-    """The name of the layout of `root`. Raises EvaluationError."""
+def detect_layout(root: Path) -> str:
+    """Detect the layout of a data set.
+
+    Args:
+        root: Folder of the data set.
+
+    Returns:
+        The layout's name, a key of LAYOUTS.
+
+    Raises:
+        EvaluationError: If `root` is no folder, or has none of the known layouts.
+    """
     if not root.is_dir():
         raise EvaluationError(f"{root}: no such folder; expected a data set's root")
     for name, layout in LAYOUTS.items():
@@ -55,14 +69,37 @@ def recognised(root: Path) -> str:
     markers = ", ".join(f"{x.marker} ({n})" for n, x in LAYOUTS.items() if x.marker)
     raise EvaluationError(
         f"{root}: no known layout; looked for {markers}, folders male and female "
-        "(image-folder), and synset folders (imagenet); say which with --layout"
+        "(image-folder), and synset folders (imagenet); name the layout with --layout"
     )
 
 
-def read(root: Path, layout: str, part: str | None, partition: int = 0) -> Dataset:
-    """The data set in `root`. Raises EvaluationError."""
-    found = LAYOUTS[layout]
-    data = found.read(root, part or found.part, partition)
-    if not data.items:
-        raise EvaluationError(f"{root}: no pictures in part {part or found.part!r}")
-    return data
+def read_dataset(
+    root: Path, layout: str, part: str | None = None, partition: int = 0
+) -> Dataset:
+    """Read the labels and image names of a data set.
+
+    Args:
+        root: Folder of the data set.
+        layout: A key of LAYOUTS.
+        part: "train", "val", "test" or "all", as the layout offers; its default if
+            None.
+        partition: Random partition, 0 to 4, of the sets that have several (PETA, RAP).
+
+    Returns:
+        The data set. Its image files are not opened.
+
+    Raises:
+        EvaluationError: If the annotations cannot be read, or the part is unknown or
+            empty.
+    """
+    part = part or LAYOUTS[layout].default_part
+    dataset = LAYOUTS[layout].read(root, part, partition)
+    if not dataset.items:
+        raise EvaluationError(f"{root}: no images in part {part!r}")
+    facts = {
+        "root": str(root),
+        "layout": layout,
+        "part": part,
+        "partition": partition,
+    }
+    return replace(dataset, facts=facts)

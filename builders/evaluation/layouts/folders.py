@@ -1,88 +1,118 @@
 """Classes as folders: gender (male/, female/) and ImageNet's validation set.
 
-An image folder may have groups.csv: a column `file`, then any columns to break errors
-down by. ImageNet is either val/<synset>/*.JPEG, or val.txt ("name label" a line) beside
-val/, as seed 003 has it; synsets.txt names the classes in their order, which otherwise
-is the folders' (sorted WordNet ids are ILSVRC12's order).
+An image folder may have a groups.csv: a column `file`, then any columns to break errors
+down by. ImageNet is either val/<synset>/*.JPEG, or val.txt ("name label" per line) next
+to val/, as in Caffe's and tensorpack's ILSVRC12 metadata
+(https://github.com/tensorpack/tensorpack, tensorpack/dataflow/dataset/ilsvrc.py).
+synsets.txt names the classes in the order of their labels; without it that is the
+folders' order (sorted WordNet ids are the order of ILSVRC12).
 """
 
 from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from builders.evaluation.datasets import (
-    PICTURE_SUFFIXES,
     EvaluationError,
-    Labelled,
-    inside,
+    IntArray,
+    LabelledImages,
+    require_inner_path,
 )
 from builders.evaluation.layouts.attributes import GENDERS
+from builders.images import find_images
 
 SYNSET = re.compile(r"n\d{8}")
 GROUPS_FILE = "groups.csv"
 
 
 def has_gender_folders(root: Path) -> bool:
-    """Whether there is a folder for each gender."""
+    """Return whether there is a folder for each gender.
+
+    Args:
+        root: Folder of the data set.
+    """
     return all((root / name).is_dir() for name in GENDERS)
 
 
 def has_synset_folders(root: Path) -> bool:
-    """Whether `root` or its val/ has folders named like n01440764."""
-    return any(SYNSET.fullmatch(p.name) for p in _pictures_root(root).iterdir())
+    """Return whether there are folders named like n01440764.
+
+    Args:
+        root: Folder of the data set; its val/ is searched if it has one.
+    """
+    return any(SYNSET.fullmatch(p.name) for p in _validation_folder(root).iterdir())
 
 
-def read_image_folder(root: Path, part: str, _partition: int) -> Labelled:
-    """male/ and female/, at any depth below."""
+def read_image_folder(root: Path, part: str, _partition: int) -> LabelledImages:
+    """Read male/ and female/, at any depth.
+
+    Args:
+        root: Folder of the data set.
+        part: "all", the only part.
+
+    Raises:
+        EvaluationError: If a folder is missing, or groups.csv is damaged.
+    """
     if part != "all":
         raise EvaluationError(f"image-folder has no part {part!r}, only 'all'")
     if not has_gender_folders(root):
         raise EvaluationError(f"{root}: expected the folders {' and '.join(GENDERS)}")
-    files, labels = [], []
-    for label, name in enumerate(GENDERS):
-        found = _pictures_below(root, root / name)
-        files += found
-        labels += [label] * len(found)
-    groups = _groups(root / GROUPS_FILE, files)
-    return Labelled(root, tuple(files), GENDERS, np.array(labels, np.int64), groups)
+    files, labels = _read_class_folders(root, root, GENDERS)
+    groups = _read_groups(root / GROUPS_FILE, files)
+    return LabelledImages(root, tuple(files), GENDERS, labels, groups)
 
 
-def read_imagenet(root: Path, part: str, _partition: int) -> Labelled:
-    """The validation set."""
+def read_imagenet(root: Path, part: str, _partition: int) -> LabelledImages:
+    """Read the validation set.
+
+    Args:
+        root: Folder of the data set.
+        part: "val", the only part with public labels.
+
+    Raises:
+        EvaluationError: If the part is not "val", or val.txt is damaged.
+    """
     if part != "val":
         raise EvaluationError(f"imagenet is evaluated on 'val', not {part!r}")
-    base = _pictures_root(root)
+    folder = _validation_folder(root)
     synsets = root / "synsets.txt"
     if synsets.is_file():
         names = synsets.read_text(encoding="utf-8").split()
     else:
-        names = sorted(p.name for p in base.iterdir() if SYNSET.fullmatch(p.name))
+        names = sorted(p.name for p in folder.iterdir() if SYNSET.fullmatch(p.name))
     listing = root / "val.txt"
     if listing.is_file():
-        files, labels = _listed(listing, base, root, names)
+        files, labels = _read_listing(listing, folder, root, names)
     else:
-        files, labels = [], []
-        for label, name in enumerate(names):
-            found = _pictures_below(root, base / name)
-            files += found
-            labels += [label] * len(found)
+        files, labels = _read_class_folders(root, folder, names)
     if not names:
-        names = [str(label) for label in range(max(labels, default=-1) + 1)]
-    return Labelled(root, tuple(files), tuple(names), np.array(labels, np.int64))
+        names = [str(label) for label in range(labels.max(initial=-1) + 1)]
+    return LabelledImages(root, tuple(files), tuple(names), labels)
 
 
-def _listed(
-    listing: Path, base: Path, root: Path, names: list[str]
-) -> tuple[list[str], list[int]]:
-    """Names in val.txt are without their folder, which is the class's where it is
-    there.
-    """
+def _read_class_folders(
+    root: Path, folder: Path, names: Sequence[str]
+) -> tuple[list[str], IntArray]:
+    files: list[str] = []
+    labels: list[int] = []
+    for label, name in enumerate(names):
+        images = find_images(folder / name, recursive=True)
+        files += [path.relative_to(root).as_posix() for path in images]
+        labels += [label] * len(images)
+    return files, np.array(labels, np.int64)
+
+
+def _read_listing(
+    listing: Path, folder: Path, root: Path, names: list[str]
+) -> tuple[list[str], IntArray]:
+    """Read val.txt, where names may lack the folder of their class."""
     files, labels = [], []
-    prefix = "" if base == root else f"{base.name}/"
+    prefix = "" if folder == root else f"{folder.name}/"
     lines = listing.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines, start=1):
         name, _, label = line.strip().rpartition(" ")
@@ -92,27 +122,19 @@ def _listed(
             raise EvaluationError(
                 f"{listing.name} line {number}: expected `name label`, got {line!r}"
             )
-        file = prefix + inside(name, listing)
+        file = prefix + require_inner_path(name, listing)
         if not (root / file).is_file() and int(label) < len(names):
             file = f"{prefix}{names[int(label)]}/{name}"
         files.append(file)
         labels.append(int(label))
-    return files, labels
+    return files, np.array(labels, np.int64)
 
 
-def _pictures_root(root: Path) -> Path:
+def _validation_folder(root: Path) -> Path:
     return root / "val" if (root / "val").is_dir() else root
 
 
-def _pictures_below(root: Path, folder: Path) -> list[str]:
-    return sorted(
-        path.relative_to(root).as_posix()
-        for path in folder.rglob("*")
-        if path.suffix.lower() in PICTURE_SUFFIXES
-    )
-
-
-def _groups(path: Path, files: list[str]) -> dict[str, tuple[str, ...]]:
+def _read_groups(path: Path, files: list[str]) -> dict[str, tuple[str, ...]]:
     if not path.is_file():
         return {}
     with path.open(newline="", encoding="utf-8") as file:

@@ -1,0 +1,1 @@
+"""Rollout: another version of a model on a running server, without an interruption."""

@@ -1,0 +1,1 @@
+"""Declarations of models and ensembles, and their discovery."""

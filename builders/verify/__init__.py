@@ -1,0 +1,1 @@
+"""Verification: numeric comparison of built files with the torch reference."""
