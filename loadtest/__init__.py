@@ -1,1 +1,1 @@
-"""Load on a running server, through the client."""
+"""Load tests and measurements of a running server, through the client."""

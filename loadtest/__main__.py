@@ -1,23 +1,51 @@
-"""`python -m loadtest`: all load tests but Locust's, which has a command of its own."""
+"""`python -m loadtest`: load tests and measurements of a running server."""
 
 from __future__ import annotations
 
-import typer
+import sys
 
-from loadtest import beside, overhead, perf_analyzer, soak, transfer, tune
+from rich.console import Console
 
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    help="Load on a running server (python -m builders serve), and what it does. "
-    "Users and cameras: locust -f loadtest/locustfile.py --help.",
-)
-app.command("perf")(perf_analyzer.main)
-app.command("transfer")(transfer.main)
-app.command("overhead")(overhead.main)
-app.command("beside")(beside.main)
-app.command("soak")(soak.main)
-app.command("tune")(tune.main)
+with Console(stderr=True).status("loading ..."):  # on a terminal; takes about a second
+    from loadtest import (
+        compare,
+        locust_command,
+        overhead,
+        overload,
+        perf,
+        soak,
+        tracks,
+        transfer,
+        tune,
+    )
+    from loadtest.app import app
+    from loadtest.errors import LoadTestError
+    from personserve import PersonServeError
+
+__all__ = [
+    "compare",
+    "locust_command",
+    "overhead",
+    "overload",
+    "perf",
+    "run",
+    "soak",
+    "tracks",
+    "transfer",
+    "tune",
+]
+
+
+def run() -> None:
+    """Run a command; an expected error is one line and exit code 1."""
+    try:
+        app()
+    except (LoadTestError, PersonServeError, OSError) as exc:
+        console = Console(stderr=True)
+        console.print("[red]error:[/red] ", end="")
+        console.print(str(exc), markup=False, highlight=False, soft_wrap=True)
+        sys.exit(1)
+
 
 if __name__ == "__main__":
-    app()
+    run()

@@ -1,7 +1,7 @@
-"""A Locust run as the report that perf_analyzer's runs have, too.
+"""The report of a Locust run, in the same form as that of `python -m loadtest perf`.
 
-Counts people a second, also those of workers, and takes the server's statistics over
-the whole run. The fifths of the time are the rounds.
+Counts people per second, of worker processes too, and takes the server's statistics
+over the whole run. Each fifth of the run time is a round.
 """
 
 from __future__ import annotations
@@ -16,125 +16,179 @@ from typing import Any
 import numpy as np
 from locust.env import Environment
 from locust.runners import WorkerRunner
-from locust.stats import StatsEntry
+from locust.stats import RequestStats, StatsEntry
 
-from loadtest.report import Point, Run, changes, write_report
-from loadtest.server import Spent, Statistics, facts, used
+from loadtest.camera_series import BEHIND, DUE, EMPTY, count_of
+from loadtest.errors import LoadTestError
+from loadtest.facts import (
+    ServedModel,
+    describe_models,
+    describe_server,
+    describe_session,
+    describe_weights,
+)
+from loadtest.load_report import write_load_report
+from loadtest.measurements import Point, Run, compare_runs, transport_name
+from loadtest.server import (
+    CPU_METRIC,
+    GPU_METRIC,
+    ServerTimes,
+    Statistics,
+    sample_utilisation,
+)
+from loadtest.users import PersonServeUser
+from personserve.internal.report import page_link
+from personserve.internal.sections import Table
 
-FIFTHS = 5
-
-MODELS = {
-    "person_gender": "person_gender",
-    "person_reid_kd_r18": "person_reid_kd_r18",
-    "frame": "person_attributes",
-    "camera frame": "person_attributes",
-}
-"""The server's model of an entry, whose name may go on after a comma."""
+ROUNDS = 5
 
 
 class Recorder:
-    """What one run's report is made of, and the report when Locust quits."""
+    """Collector of a run's counts, which writes the report when Locust quits."""
 
     def __init__(self, environment: Environment) -> None:
-        self._given: Any = environment.parsed_options
+        """Listen to Locust's events.
+
+        Args:
+            environment: Locust's environment.
+        """
+        self._environment = environment
+        self._options: Any = environment.parsed_options
         self._people: dict[str, Counter[int]] = defaultdict(Counter)
+        self._models: dict[str, str] = {}
         self._stack = ExitStack()
         self._statistics: Statistics | None = None
-        self._uses: dict[str, list[float]] = {}
+        self._utilisation: dict[str, list[float]] = {}
         events = environment.events
-        events.request.add_listener(self._asked)
+        events.request.add_listener(self._count_people)
         if isinstance(environment.runner, WorkerRunner):
-            events.report_to_master.add_listener(self._sent)
+            events.report_to_master.add_listener(self._send_counts)
             return
-        events.worker_report.add_listener(self._received)
-        events.test_start.add_listener(self._begun)
+        events.worker_report.add_listener(self._add_counts)
+        events.test_start.add_listener(self._start)
         events.quitting.add_listener(self._finish)
+
+    def _start(self, **_: Any) -> None:
+        """Begin sampling, or warn that the report will lack server-side figures."""
+        models = {
+            user.model
+            for user in self._environment.user_classes
+            if issubclass(user, PersonServeUser) and user.model
+        }
+        try:
+            self._statistics = Statistics(self._options.http, models)
+            self._utilisation = self._stack.enter_context(
+                sample_utilisation(self._options.metrics)
+            )
+        except LoadTestError as exc:
+            _print(f"report without all server statistics: {exc}")
 
     def _finish(self, environment: Environment, **_: Any) -> None:
         self._stack.close()
-        given = self._given
-        against = Run.load(Path(given.against)) if given.against else None
+        options = self._options
         entries = [
             entry
             for entry in environment.stats.entries.values()
-            if entry.num_requests and _model(entry)
+            if entry.num_requests and entry.name in self._models
         ]
-        where = facts(
-            environment.host or "",
-            given.http,
-            sorted({_model(entry) for entry in entries}),
-            ", ".join(filter(None, [f"{given.shape} load", given.label])),
-        )
-        run = Run(where, [self._point(entry) for entry in entries])
-        said = [f"wrote {write_report(Path(given.report), run, against)}"]
-        found = changes(run, against) if against else []
-        said += [f"{c.key}: {c.ratio:.2f} of before" for c in found if c.exceeds]
-        # flushed, because locustfile.py ends the process at once
-        print("\n".join(said), flush=True)  # noqa: T201 - as Locust's own reports
+        names = sorted({self._models[entry.name] for entry in entries})
+        served = describe_models(options.http, names)
+        label = ", ".join(filter(None, [f"{options.shape} load", options.label]))
+        facts = describe_session(label)
+        facts |= describe_server(environment.host or "", options.http, served)
+        facts |= describe_weights(served.values())
+        run = Run(facts, [self._make_point(entry, served) for entry in entries])
+        earlier = Run.load(Path(options.against)) if options.against else None
+        tables = tabulate_cameras(environment.stats)
+        page = write_load_report(Path(options.report), run, earlier, tables)
+        _print(f"wrote {page_link(page)}")
+        for change in compare_runs(run, earlier) if earlier else []:
+            if change.exceeds_spread:
+                _print(str(change))
 
-    def _begun(self, **_: Any) -> None:
-        self._uses = self._stack.enter_context(used(self._given.metrics))
-        try:
-            self._statistics = Statistics(self._given.http, set(MODELS.values()))
-        except OSError as exc:
-            print(f"no statistics: http://{self._given.http}: {exc}", flush=True)  # noqa: T201
-
-    def _asked(
+    def _count_people(
         self, name: str, context: Mapping[str, Any], exception: object, **_: Any
     ) -> None:
-        if exception is None and "people" in context:
-            self._people[name][int(time.time())] += int(context["people"])
+        if context.get("model"):
+            self._models[name] = context["model"]
+            if exception is None:
+                self._people[name][int(time.time())] += int(context["people"])
 
-    def _sent(self, data: dict[str, Any], **_: Any) -> None:
+    def _send_counts(self, data: dict[str, Any], **_: Any) -> None:
+        """Add this worker's counts to its message to the master."""
         data["people"] = {name: list(c.items()) for name, c in self._people.items()}
+        data["models"] = dict(self._models)
         self._people.clear()
 
-    def _received(self, data: Mapping[str, Any], **_: Any) -> None:
+    def _add_counts(self, data: Mapping[str, Any], **_: Any) -> None:
+        """Add a worker's counts to the master's."""
+        self._models.update(data.get("models", {}))
         for name, counts in data.get("people", {}).items():
             for second, people in counts:
                 self._people[name][second] += people
 
-    def _point(self, entry: StatsEntry) -> Point:
-        given, counts = self._given, self._people[entry.name]
-        spent = None
-        if self._statistics is not None:
-            spent = self._statistics.spent(_model(entry))
-        answered = max(1, entry.num_requests - entry.num_failures)
-        uses = {name: float(np.mean(values)) for name, values in self._uses.items()}
+    def _make_point(
+        self, entry: StatsEntry, served: Mapping[str, ServedModel]
+    ) -> Point:
+        options, counts = self._options, self._people[entry.name]
+        model = self._models[entry.name]
+        times = self._statistics.times(model) if self._statistics is not None else None
+        successes = max(1, entry.num_requests - entry.num_failures)
+        mean_use = {name: float(np.mean(v)) for name, v in self._utilisation.items()}
+        runs_as = served.get(model, ServedModel(""))
+        memory = "system" if options.shared_memory else None
         return Point(
             entry.name.partition(",")[0],
-            f"{entry.method}, {'system' if given.shared_memory else 'wire'}",
-            round(counts.total() / answered),
-            given.num_users or 1,
-            _rates(counts),
+            transport_name(entry.method, memory),
+            round(counts.total() / successes),
+            options.num_users or 1,
+            _round_rates(counts),
             float(entry.median_response_time),
             float(entry.get_response_time_percentile(0.99)),
-            spent.queue_ms if spent else None,
-            spent.compute_ms if spent else None,
-            _network_ms(entry, spent),
-            uses.get("nv_cpu_utilization"),
-            uses.get("nv_gpu_utilization"),
+            times.queue_ms if times else None,
+            times.compute_ms if times else None,
+            _network_ms(entry, times),
+            mean_use.get(CPU_METRIC),
+            mean_use.get(GPU_METRIC),
+            runtime=runs_as.runtime,
+            precision=runs_as.precision,
         )
 
 
-def _model(entry: StatsEntry) -> str:
-    return MODELS.get(entry.name.partition(",")[0], "")
+def _network_ms(entry: StatsEntry, times: ServerTimes | None) -> float | None:
+    """Return the mean time outside the server, in ms, or None if it is not known.
 
-
-def _network_ms(entry: StatsEntry, spent: Spent | None) -> float | None:
-    """What is left of the caller's time; None where others asked the model, too, or
-    empty frames, which ask nothing, are among the entry's.
+    It is not known if other users load the same model with smaller requests.
     """
-    if spent is None or entry.avg_response_time < spent.total_ms:
+    if times is None or entry.avg_response_time < times.total_ms:
         return None
-    return float(entry.avg_response_time - spent.total_ms)
+    return float(entry.avg_response_time - times.total_ms)
 
 
-def _rates(counts: Counter[int]) -> list[float]:
-    """People a second in each fifth of the time; the last second is not whole."""
+def tabulate_cameras(stats: RequestStats) -> list[Table]:
+    """Return a table of the camera frames that are no requests; none without cameras.
+
+    Args:
+        stats: Locust's statistics at the end of the run.
+    """
+    due = count_of(stats, DUE)
+    rows = [
+        [name, str(count_of(stats, name)), f"{count_of(stats, name) / max(1, due):.1%}"]
+        for name in (DUE, BEHIND, EMPTY)
+    ]
+    return [Table("Camera frames", ["series", "frames", "share"], rows)] if due else []
+
+
+def _round_rates(counts: Counter[int]) -> list[float]:
+    """Return the people/s of each fifth of the time, the last second excluded."""
     if not counts:
         return [0.0]
     first, last = min(counts), max(*counts, min(counts) + 1)
     seconds = np.array([counts[second] for second in range(first, last)], float)
-    fifths = np.array_split(seconds, min(FIFTHS, len(seconds)))
-    return [float(part.mean()) for part in fifths]
+    rounds = np.array_split(seconds, min(ROUNDS, len(seconds)))
+    return [float(part.mean()) for part in rounds]
+
+
+def _print(line: str) -> None:
+    # flushed, because exit_at_once ends the process without doing so
+    print(line, flush=True)  # noqa: T201 - as Locust's own reports

@@ -1,56 +1,76 @@
-"""What serving costs: `python -m loadtest overhead`.
+"""The `overhead` command: throughput served, relative to the same work in process.
 
-Each model and the frame ensemble, served by the real tritonserver, beside the same
-ONNX Runtime sessions called in this process: same files, one thread each, the same
-number of concurrent callers, in turns within one run. The ratio is what serving keeps.
-The cores are shared with the load's own client, as they are on one machine.
+Each model and the frame ensemble, served by the running server, against the same ONNX
+files called in this process: one thread per session, the same number of concurrent
+callers, in turns. The load's own client shares the cores, as it does on one machine.
 
-In process, a frame costs decode + cut + both networks, one after the other in its
-caller's thread; the server may run both networks at once, so with one caller on more
-than one core its ratio can exceed 1.
+In process, a frame costs decoding, cutting and both networks, one after the other in
+its caller's thread; the server may run both networks at once, so with one caller on
+more than one core its ratio can exceed 1.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import date
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
-import cv2
 import numpy as np
 import onnxruntime
 import simplejpeg
 import typer
 from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
+from rich.progress import track
 
-from loadtest.in_process import REPOSITORY, SHAPES, cut_people, open_session
-from loadtest.machine import machine_name
-from loadtest.perf_input import jpeg_frame, some_boxes
+from loadtest.app import app
+from loadtest.baselines.in_process import (
+    FRAME_MODEL,
+    REPOSITORY,
+    Networks,
+    describe_frame_networks,
+    open_session,
+)
+from loadtest.errors import LoadTestError
+from loadtest.facts import describe_models, describe_server, describe_session
+from loadtest.frames import encoded_tensor, make_jpeg_frame, place_boxes
+from loadtest.options import (
+    GRPC_ADDRESS,
+    HTTP_ADDRESS,
+    GrpcAddress,
+    HttpAddress,
+    ReportFolder,
+    Repository,
+    parse_counts,
+)
 from loadtest.server import Statistics
 from personserve import Client
-from personserve._closed_loop import closed_loop
+from personserve.images.crops import resize_image
+from personserve.internal.closed_loop import run_closed_loop
+from personserve.internal.report import Report, page_link
+from personserve.internal.sections import Table
 
-ROOT = Path(__file__).resolve().parent.parent
-MODELS = ("person_gender", "person_reid_kd_r18", "person_gender_reid")
-START_TIMEOUT_S = 120.0
+MODELS = "person_gender,person_reid_kd_r18,person_gender_reid"
+PREPROCESS_MODEL = "person_preprocess"
+PREPROCESS_PEOPLE = 10
+CALL_TIMEOUT_S = 300.0
 
-Work = Callable[[], Any]
+Call = Callable[[], Any]
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Calls of `batch` people by a number of callers at once."""
+    """Calls of a number of people by a number of concurrent callers.
+
+    Attributes:
+        people_per_s: Throughput.
+        p50_ms: Median latency in ms.
+        p99_ms: 99th percentile of latency in ms.
+        calls: Number of calls.
+    """
 
     people_per_s: float
     p50_ms: float
@@ -60,9 +80,17 @@ class Timing:
 
 @dataclass(frozen=True)
 class Row:
-    """One measured pair."""
+    """One model under one load, in process and served.
 
-    what: str
+    Attributes:
+        model: Name of the model.
+        batch: Number of people in a call.
+        concurrency: Number of callers.
+        in_process: Timing of the calls in this process.
+        served: Timing of the calls to the server.
+    """
+
+    model: str
     batch: int
     concurrency: int
     in_process: Timing
@@ -70,171 +98,148 @@ class Row:
 
     @property
     def ratio(self) -> float:
-        """Served people/s over in-process people/s."""
+        """Throughput served, relative to in process."""
         return self.served.people_per_s / self.in_process.people_per_s
 
 
-def main(
-    seconds: Annotated[float, typer.Option(help="Length of one measurement.")] = 6.0,
-    batches: Annotated[str, typer.Option(help="Batch sizes.")] = "1,8,32",
-    callers: Annotated[str, typer.Option(help="Numbers of callers.")] = "1,4",
-    output: Annotated[
-        Path | None, typer.Option(help="Write the figures as JSON, too.")
-    ] = None,
+@app.command()
+def overhead(
+    grpc: GrpcAddress = GRPC_ADDRESS,
+    http: HttpAddress = HTTP_ADDRESS,
+    repository: Repository = REPOSITORY,
+    models: Annotated[
+        str,
+        typer.Option(
+            help="Models, comma-separated, in addition to the frame ensemble."
+        ),
+    ] = MODELS,
+    people: Annotated[
+        str, typer.Option(help="People per call, comma-separated.")
+    ] = "1,8,32",
+    concurrency: Annotated[
+        str, typer.Option(help="Concurrent callers, comma-separated.")
+    ] = "1,4",
+    seconds: Annotated[
+        float, typer.Option(min=0.1, help="Seconds per measurement.")
+    ] = 6.0,
+    output: ReportFolder = Path("reports/overhead"),
 ) -> None:
-    """What serving costs: served against in process, and preprocessing."""
+    """Measure what serving costs, compared with ONNX Runtime in this process.
+
+    Also measures preprocessing: decoding a JPEG and cutting ten people out of it.
+    """
     console = Console(width=130)
-    frame = jpeg_frame()
-    sessions = {name: open_session(REPOSITORY, name) for name in MODELS}
-    grid = [
-        (what, int(batch), int(count))
-        for what in (*MODELS, "person_attributes")
-        for batch in batches.split(",")
-        for count in callers.split(",")
-    ]
-    rows: list[Row] = []
-    http_port = 18000 + os.getpid() % 1000 * 3
-    with (
-        _served(http_port) as client,
-        Progress(console=console, transient=True) as progress,
-    ):
-        for what, batch, count in progress.track(grid, description="measuring"):
-            direct, served = _pair(what, batch, sessions, client, frame)
-            rows.append(
-                Row(
-                    what,
-                    batch,
-                    count,
-                    _measure(direct, batch, count, seconds),
-                    _measure(served, batch, count, seconds),
-                )
-            )
-        preprocessing = _preprocessing(client, http_port, frame, seconds)
-    _print(rows, preprocessing, console)
-    if output is not None:
-        figures = {
-            "machine": _machine(),
-            "rows": [asdict(row) | {"ratio": row.ratio} for row in rows],
-            "preprocessing": {k: asdict(v) for k, v in preprocessing.items()},
-        }
-        output.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    names = models.split(",")
+    sizes = parse_counts(people, "--people")
+    counts = parse_counts(concurrency, "--concurrency")
+    grid = [(n, s, c) for n in (*names, FRAME_MODEL) for s in sizes for c in counts]
+    jpeg = make_jpeg_frame()
+    with Client(grpc, timeout_s=CALL_TIMEOUT_S) as client:
+        networks = Networks(repository, describe_frame_networks(client, http))
+        sessions = {name: open_session(repository, name) for name in names}
+        rows = []
+        for model, size, count in track(
+            grid, "measuring", console=console, transient=True
+        ):
+            calls = _make_calls(model, size, sessions, networks, client, jpeg)
+            timings = (_measure(call, size, count, seconds) for call in calls)
+            rows.append(Row(model, size, count, *timings))
+        preprocessing = _measure_preprocessing(client, http, networks, jpeg, seconds)
+    facts = describe_session() | {"onnxruntime": version("onnxruntime")}
+    facts |= describe_server(grpc, http, describe_models(http, [*names, FRAME_MODEL]))
+    record = {
+        "facts": facts,
+        "rows": [asdict(row) | {"ratio": row.ratio} for row in rows],
+        "preprocessing": {name: asdict(each) for name, each in preprocessing.items()},
+    }
+    tables = [_tabulate(rows), _tabulate_preprocessing(preprocessing)]
+    for table in tables:
+        table.print_to(console)
+    page = Report("Serving overhead", facts, record, tables).write(output)
+    console.print(f"wrote {page_link(page)}", soft_wrap=True)
 
 
-@contextmanager
-def _served(port: int) -> Iterator[Client]:
-    """`python -m builders serve` on `port` and the next two, and a client of it."""
-    command = [
-        *(sys.executable, "-m", "builders", "serve", "--http-port", str(port)),
-        *("--grpc-port", str(port + 1), "--metrics-port", str(port + 2)),
-    ]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    try:
-        with Client(f"127.0.0.1:{port + 1}", timeout_s=300) as client:
-            deadline = time.monotonic() + START_TIMEOUT_S
-            while not client.ready("person_attributes"):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise typer.Exit(1)
-                time.sleep(0.2)
-            yield client
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _pair(
-    what: str,
+def _make_calls(
+    model: str,
     batch: int,
-    sessions: dict[str, onnxruntime.InferenceSession],
+    sessions: Mapping[str, onnxruntime.InferenceSession],
+    networks: Networks,
     client: Client,
-    frame: bytes,
-) -> tuple[Work, Work]:
-    """The same work, in process and served."""
-    if what in sessions:
-        session = sessions[what]
-        shape = (batch, *session.get_inputs()[0].shape[1:])
-        crops = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    jpeg: bytes,
+) -> tuple[Call, Call]:
+    """Return the same work as a call in this process and as a call to the server."""
+    if model == FRAME_MODEL:
+        boxes = place_boxes(batch)
         return (
-            lambda: session.run(None, {"crops": crops}),
-            lambda: client.infer(what, crops=crops),
+            partial(networks.describe_people, jpeg, boxes),
+            partial(client.attributes, jpeg, boxes),
         )
-    boxes = some_boxes(batch)
-
-    def direct() -> None:
-        for name, crops in zip(SHAPES, cut_people(frame, boxes), strict=True):
-            sessions[name].run(None, {"crops": crops})
-
-    return direct, lambda: client.attributes(frame, boxes)
-
-
-def _measure(work: Work, batch: int, callers: int, seconds: float) -> Timing:
-    """`callers` threads repeat `work` for `seconds`, after one call to warm up."""
-    work()
-    times, elapsed = closed_loop(work, callers, seconds)
-    p50, p99 = np.percentile(np.array(times) * 1e3, (50, 99))
-    return Timing(len(times) * batch / elapsed, float(p50), float(p99), len(times))
+    session = sessions[model]
+    (tensor,) = session.get_inputs()
+    shape = (batch, *tensor.shape[1:])
+    crops = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    inputs = {tensor.name: crops}
+    return partial(session.run, None, inputs), partial(client.infer, model, inputs)
 
 
-def _preprocessing(
-    client: Client, http_port: int, frame: bytes, seconds: float
+def _measure(call: Call, batch: int, callers: int, seconds: float) -> Timing:
+    """Time `callers` threads that repeat `call` for `seconds`, after one warm-up."""
+    call()
+    times_s, elapsed_s = run_closed_loop(call, callers, seconds)
+    p50_ms, p99_ms = np.percentile(np.array(times_s) * 1e3, (50, 99))
+    rate = len(times_s) * batch / elapsed_s
+    return Timing(rate, float(p50_ms), float(p99_ms), len(times_s))
+
+
+def _measure_preprocessing(
+    client: Client, http: str, networks: Networks, jpeg: bytes, seconds: float
 ) -> dict[str, Timing]:
-    """People/s of decode + cut for 10 people in a 1080p JPEG."""
-    boxes = some_boxes(10)
-    encoded = np.frombuffer(frame, np.uint8).reshape(1, 1, -1)
+    """Time decoding a 1080p JPEG and cutting ten people, bare, checked and served."""
+    boxes = place_boxes(PREPROCESS_PEOPLE)
+    shapes = [spec.crop for spec in networks.specs.values()]
 
     def decode_and_resize() -> None:
-        pixels = simplejpeg.decode_jpeg(frame, colorspace="BGR")
+        pixels = simplejpeg.decode_jpeg(jpeg, colorspace="BGR")
         for x0, y0, x1, y1 in boxes.astype(int):
             person = pixels[y0:y1, x0:x1]
-            cv2.resize(person, (224, 224), interpolation=cv2.INTER_LINEAR)
-            cv2.resize(person, (128, 384), interpolation=cv2.INTER_CUBIC)
+            for shape in shapes:
+                resize_image(person, shape)
 
-    def served() -> Any:
-        return client.infer("person_preprocess", frame=encoded, boxes=boxes)
+    def measure(call: Call, callers: int) -> Timing:
+        return _measure(call, PREPROCESS_PEOPLE, callers, seconds)
 
-    cores = os.cpu_count() or 1
-    statistics = Statistics(f"127.0.0.1:{http_port}", ["person_preprocess"])
-    over_the_wire = _measure(served, 10, 1, seconds)
-    spent = statistics.spent("person_preprocess")
-    if spent is None:
-        raise typer.Exit(1)
-    mean_ms = spent.compute_ms
-    inside = Timing(10 / mean_ms * 1e3, mean_ms, mean_ms, spent.requests)
-    return {
-        "bare decode + resize, 1 caller": _measure(decode_and_resize, 10, 1, seconds),
-        "checks + decode + cut, 1 caller": _measure(
-            lambda: cut_people(frame, boxes), 10, 1, seconds
-        ),
-        "served, as an ensemble's step, 1 caller (mean)": inside,
-        "served, crops (3 MB) sent back, 1 caller": over_the_wire,
-        f"bare decode + resize, {cores} callers": _measure(
-            decode_and_resize, 10, cores, seconds
-        ),
-        f"served, crops (3 MB) sent back, {cores} callers": _measure(
-            served, 10, cores, seconds
-        ),
+    inputs: dict[str, Any] = {
+        "encoded_frame": encoded_tensor(jpeg),
+        "boxes": boxes,
     }
-
-
-def _machine() -> dict[str, str]:
-    return {
-        "cpu": machine_name(),
-        "onnxruntime": version("onnxruntime"),
-        "triton": f"nvidia-pytriton {version('nvidia-pytriton')}",
-        "date": date.today().isoformat(),  # noqa: DTZ011 - the reader's own day
-    }
-
-
-def _print(
-    rows: Sequence[Row], preprocessing: dict[str, Timing], console: Console
-) -> None:
-    console.print(", ".join(f"{k} {v}" for k, v in _machine().items()))
-    table = Table(
-        *("model", "batch", "callers", "in process people/s", "served people/s"),
-        *("ratio", "p50 ms (in process)", "p99 ms (in process)"),
+    served = partial(client.infer, PREPROCESS_MODEL, inputs)
+    cut = partial(networks.cut_people, jpeg, boxes)
+    statistics = Statistics(http, [PREPROCESS_MODEL])
+    with_crops_returned = measure(served, 1)
+    times = statistics.times(PREPROCESS_MODEL)
+    if times is None:
+        raise LoadTestError(f"http://{http} counted no request of {PREPROCESS_MODEL}")
+    mean_ms = times.compute_ms
+    as_step = Timing(
+        PREPROCESS_PEOPLE / mean_ms * 1e3, mean_ms, mean_ms, times.requests
     )
-    for row in rows:
-        table.add_row(
-            row.what,
+    cores = os.cpu_count() or 1
+    return {
+        "bare decode and resize, 1 caller": measure(decode_and_resize, 1),
+        "checks, decode and cut, 1 caller": measure(cut, 1),
+        "served as an ensemble's step, 1 caller (mean)": as_step,
+        "served, crops returned, 1 caller": with_crops_returned,
+        f"bare decode and resize, {cores} callers": measure(decode_and_resize, cores),
+        f"served, crops returned, {cores} callers": measure(served, cores),
+    }
+
+
+def _tabulate(rows: Sequence[Row]) -> Table:
+    head = ["model", "people", "callers", "in process, people/s", "served, people/s"]
+    head += ["ratio", "p50 ms served (in process)", "p99 ms served (in process)"]
+    cells = [
+        [
+            row.model,
             str(row.batch),
             str(row.concurrency),
             f"{row.in_process.people_per_s:.1f}",
@@ -242,9 +247,16 @@ def _print(
             f"{row.ratio:.2f}",
             f"{row.served.p50_ms:.1f} ({row.in_process.p50_ms:.1f})",
             f"{row.served.p99_ms:.1f} ({row.in_process.p99_ms:.1f})",
-        )
-    console.print(table)
-    table = Table("preprocessing, 10 people in a 1080p JPEG", "people/s", "p50 ms")
-    for what, timing in preprocessing.items():
-        table.add_row(what, f"{timing.people_per_s:.0f}", f"{timing.p50_ms:.2f}")
-    console.print(table)
+        ]
+        for row in rows
+    ]
+    return Table("Served and in process", head, cells)
+
+
+def _tabulate_preprocessing(preprocessing: Mapping[str, Timing]) -> Table:
+    title = f"Preprocessing, {PREPROCESS_PEOPLE} people in a 1080p JPEG"
+    rows = [
+        [name, f"{timing.people_per_s:.0f}", f"{timing.p50_ms:.2f}"]
+        for name, timing in preprocessing.items()
+    ]
+    return Table(title, ["variant", "people/s", "p50 ms per frame"], rows)

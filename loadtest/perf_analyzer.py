@@ -1,61 +1,55 @@
-"""NVIDIA's perf_analyzer over ways, people and concurrencies, beside a running server:
-`python -m loadtest perf person_gender --people 1,8 --concurrency 1,4`.
+"""NVIDIA's perf_analyzer: finding the binary, and running it for one load.
 
-The binary is the one on PATH, or that of the wheel tritonclient 2.51.0 (PyPI's own
-perf-analyzer is empty), kept in the user's cache. Inputs are what the server's models
-want: random crops, or a real JPEG with so many boxes. All loads take turns, --rounds
-times, so that the report knows how much they vary.
+The binary is the one on PATH, or the one in the wheel tritonclient 2.51.0 (PyPI's own
+perf-analyzer package is empty), which is kept in the user's cache.
 """
 
 from __future__ import annotations
 
+import base64
 import csv
+import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
-from itertools import product
 from pathlib import Path
-from typing import Annotated
 
-import numpy as np
-import typer
 from rich.console import Console
-from rich.progress import track
 
-from loadtest.perf_input import write_input
-from loadtest.report import Point, Run, changes, merged, write_report
-from loadtest.server import facts, used
-from personserve import Client, ModelDescription
+from loadtest.errors import LoadTestError
+from loadtest.frames import encoded_tensor, make_jpeg_frame, place_boxes
+from loadtest.measurements import transport_name
+from loadtest.server import local_access_headers
+from personserve import ModelDescription
 
 WHEEL = "tritonclient==2.51.0"
 LIBRARIES = {"libb64.so.0d": "libb64-*.so.0d", "libcudart.so.12": "libcudart-*.so.12*"}
-"""What the binary needs, and what nvidia-pytriton has under other names."""
+"""Libraries that the binary needs, and their file names in nvidia-pytriton's wheel."""
 
-STABLE_PERCENT = 999
-"""How much its three windows may differ. Our rounds tell how much a load varies, and a
-busy machine is no reason to lose a report.
+STABILITY_PERCENT = 999
+"""Accepted difference between perf_analyzer's three windows. Effectively off: our own
+rounds measure the spread, and a busy machine is no reason to lose a report.
 """
 
-TOO_SHORT = "Please use a larger time window"
-LONGEST_WINDOW_S = 60.0
-
-console = Console()
-
-
-class PerfAnalyzerError(RuntimeError):
-    """It is not there, or it failed; says what to do."""
+WINDOW_TOO_SHORT = "Please use a larger time window"
+MAX_WINDOW_S = 60.0
 
 
 @dataclass(frozen=True)
 class Tool:
-    """The binary and the environment that it needs."""
+    """The binary and the environment that it needs.
+
+    Attributes:
+        path: The binary.
+        environment: Environment variables to run it with.
+    """
 
     path: Path
     environment: Mapping[str, str]
@@ -63,130 +57,70 @@ class Tool:
 
 @dataclass(frozen=True)
 class Load:
-    """What is measured; `way` is the protocol and how tensors go."""
+    """One load to measure.
+
+    Attributes:
+        model: The model under load.
+        protocol: "grpc" or "http".
+        shared_memory: "system", "cuda", or None where tensors travel in the message.
+        people: Number of people in a request.
+        concurrency: Number of requests in flight.
+    """
 
     model: ModelDescription
     protocol: str
-    memory: str
+    shared_memory: str | None
     people: int
     concurrency: int
 
     @property
-    def way(self) -> str:
-        return f"{self.protocol}, {'wire' if self.memory == 'none' else self.memory}"
+    def transport(self) -> str:
+        """Name of the transport in reports."""
+        return transport_name(self.protocol, self.shared_memory)
 
-
-Numbers = Annotated[str, typer.Option(help="Several divided by commas.")]
-
-
-def main(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...")],
-    grpc: Annotated[str, typer.Option(help="gRPC address.")] = "127.0.0.1:8001",
-    http: Annotated[str, typer.Option(help="HTTP address.")] = "127.0.0.1:8000",
-    metrics: Annotated[str, typer.Option(help="Metrics.")] = "127.0.0.1:8002",
-    people: Numbers = "1,8",
-    concurrency: Numbers = "1,4",
-    protocols: Numbers = "grpc",
-    memories: Annotated[str, typer.Option(help="none, system, cuda.")] = "none",
-    seconds: Annotated[float, typer.Option(min=0.2, help="Of one window.")] = 2.0,
-    rounds: Annotated[int, typer.Option(min=1)] = 5,
-    label: Annotated[
-        str, typer.Option(help="What else is to be known, as the precision.")
-    ] = "",
-    against: Annotated[
-        Path | None, typer.Option(help="An earlier report.json to compare with.")
-    ] = None,
-    output: Annotated[Path, typer.Option(help="Where the report goes.")] = Path(
-        "reports/load"
-    ),
-) -> None:
-    """NVIDIA's perf_analyzer over ways, people and concurrencies; with a report."""
-    try:
-        _run(
-            models,
-            {"grpc": grpc, "http": http, "metrics": metrics},
-            product(
-                protocols.split(","),
-                memories.split(","),
-                [int(n) for n in people.split(",")],
-                [int(n) for n in concurrency.split(",")],
-            ),
-            seconds,
-            rounds,
-            label,
-            against,
-            output,
-        )
-    except (PerfAnalyzerError, ValueError, OSError) as exc:
-        console.print(f"[red]error:[/red] {exc}", soft_wrap=True)
-        raise typer.Exit(1) from exc
-
-
-def _run(
-    names: Sequence[str],
-    addresses: Mapping[str, str],
-    grid: Iterator[tuple[str, str, int, int]],
-    seconds: float,
-    rounds: int,
-    label: str,
-    against: Path | None,
-    output: Path,
-) -> None:
-    earlier = None if against is None else Run.load(against)
-    with Client(addresses["grpc"]) as client:
-        described = [client.describe(name) for name in names]
-    loads = [Load(model, *how) for how in grid for model in described]
-    taken: dict[int, list[Point]] = {index: [] for index in range(len(loads))}
-    with perf_analyzer() as tool:
-        turns = [index for _ in range(rounds) for index in taken]
-        for index in track(turns, "measuring", console=console, transient=True):
-            taken[index].append(measured(tool, loads[index], addresses, seconds))
-    run = Run(
-        facts(addresses["grpc"], addresses["http"], names, label),
-        [merged(p) for p in taken.values()],
-    )
-    page = write_report(output, run, earlier)
-    for point in run.points:
-        console.print(
-            f"{point.key}: {point.rate:.1f} people/s, p50 {point.p50_ms:.1f} ms, "
-            f"p99 {point.p99_ms:.1f} ms",
-            soft_wrap=True,
-        )
-    for change in changes(run, earlier) if earlier else []:
-        if change.exceeds:
-            console.print(f"{change.key}: {change.ratio:.2f} of before", style="bold")
-    console.print(f"wrote {page}")
+    @property
+    def people_per_inference(self) -> int:
+        """People in one inference as perf_analyzer counts them: one per batch item."""
+        return 1 if self.model.max_batch_size > 0 else self.people
 
 
 @contextmanager
-def perf_analyzer() -> Iterator[Tool]:
-    """The tool, ready to run. Raises PerfAnalyzerError."""
-    there = shutil.which("perf_analyzer")
-    if there is not None:
-        yield Tool(Path(there), os.environ)
+def find_perf_analyzer(console: Console) -> Iterator[Tool]:
+    """Provide the binary, downloading the wheel on first use.
+
+    Args:
+        console: Where a download is announced.
+
+    Raises:
+        LoadTestError: If it is neither on PATH nor can be downloaded.
+    """
+    on_path = shutil.which("perf_analyzer")
+    if on_path is not None:
+        yield Tool(Path(on_path), os.environ)
         return
     with tempfile.TemporaryDirectory() as folder:
-        libraries = _libraries(Path(folder))
-        known = os.environ.get("LD_LIBRARY_PATH", "")
-        path = ":".join([*map(str, libraries), *filter(None, [known])])
-        yield Tool(_from_wheel(), {**os.environ, "LD_LIBRARY_PATH": path})
+        libraries = _link_libraries(Path(folder))
+        inherited = os.environ.get("LD_LIBRARY_PATH", "")
+        path = ":".join([*map(str, libraries), *filter(None, [inherited])])
+        binary = _cache_binary(console)
+        yield Tool(binary, {**os.environ, "LD_LIBRARY_PATH": path})
 
 
-def _from_wheel() -> Path:
-    """The wheel's binary, fetched once."""
+def _cache_binary(console: Console) -> Path:
+    """Return the wheel's binary in the user's cache, downloading it if absent."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
     path = cache / "personserve" / WHEEL.replace("==", "-") / "perf_analyzer"
     if path.is_file():
         return path
-    console.print(f"fetching perf_analyzer from the wheel {WHEEL}")
+    console.print(f"downloading perf_analyzer, part of the wheel {WHEEL}")
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
         command += ["--only-binary=:all:", "--dest", folder, WHEEL]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         wheels = list(Path(folder).glob("*.whl"))
         if done.returncode or not wheels:
-            raise PerfAnalyzerError(
-                f"perf_analyzer is not on PATH, and {WHEEL} cannot be fetched: "
+            raise LoadTestError(
+                f"perf_analyzer is not on PATH, and {WHEEL} cannot be downloaded: "
                 f"{done.stderr.strip()[-300:]}"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -199,43 +133,41 @@ def _from_wheel() -> Path:
     return path
 
 
-def _libraries(folder: Path) -> list[Path]:
-    """Folders with what the binary needs, out of nvidia-pytriton where it is."""
+def _link_libraries(folder: Path) -> list[Path]:
+    """Link nvidia-pytriton's libraries under the names that the binary expects."""
     try:
         root = Path(str(distribution("nvidia-pytriton").locate_file("")))
     except PackageNotFoundError:
         return []
-    theirs = root / "nvidia_pytriton.libs"
+    libraries = root / "nvidia_pytriton.libs"
     for name, pattern in LIBRARIES.items():
-        for library in theirs.glob(pattern):
+        for library in libraries.glob(pattern):
             (folder / name).symlink_to(library)
             break
-    return [folder, theirs]
+    return [folder, libraries]
 
 
-def measured(
-    tool: Tool, load: Load, addresses: Mapping[str, str], seconds: float
-) -> Point:
-    """One run of perf_analyzer, with longer windows where nothing was answered within
-    one. Raises PerfAnalyzerError.
+def run_perf_analyzer(
+    tool: Tool, load: Load, address: str, window_s: float
+) -> dict[str, str]:
+    """Measure one load, with longer windows if no request completes within one.
+
+    Args:
+        tool: The binary.
+        load: The load.
+        address: The server's address for the load's protocol, host:port.
+        window_s: Length of a measurement window in seconds.
+
+    Returns:
+        The row of perf_analyzer's CSV file; times are in microseconds.
+
+    Raises:
+        LoadTestError: If perf_analyzer fails.
     """
-    batched = load.model.max_batch_size > 0
     with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.csv"
-        command = [
-            *(str(tool.path), "-m", load.model.name, "-i", load.protocol),
-            *("-u", addresses[load.protocol], "-f", str(report)),
-            *("--shared-memory", load.memory, "-s", str(STABLE_PERCENT), "-r", "3"),
-            *("-p", str(round(seconds * 1e3))),
-            *("--concurrency-range", f"{load.concurrency}:{load.concurrency}"),
-        ]
-        if batched:
-            command += ["-b", str(load.people), *_shapes(load.model)]
-        else:
-            data = Path(folder) / "input.json"
-            write_input(data, load.people)
-            command += ["--input-data", str(data)]
-        with used(addresses["metrics"]) as use:
+        csv_file = Path(folder) / "report.csv"
+        while True:
+            command = _command(tool, load, address, window_s, csv_file)
             done = subprocess.run(
                 command,
                 capture_output=True,
@@ -243,39 +175,51 @@ def measured(
                 check=False,
                 env=tool.environment,
             )
-        if done.returncode or not report.is_file():
+            if done.returncode == 0 and csv_file.is_file():
+                break
             words = (done.stdout + done.stderr).strip()[-600:]
-            if TOO_SHORT in words and seconds < LONGEST_WINDOW_S:
-                return measured(tool, load, addresses, 4 * seconds)
-            raise PerfAnalyzerError(f"perf_analyzer failed at {load.way}: {words}")
-        (row,) = csv.DictReader(report.read_text(encoding="utf-8").splitlines())
-    return _point(load, row, use, 1 if batched else load.people)
+            if WINDOW_TOO_SHORT not in words or window_s >= MAX_WINDOW_S:
+                raise LoadTestError(
+                    f"perf_analyzer failed on {load.model.name} over "
+                    f"{load.transport}: {words}"
+                )
+            window_s *= 4
+        (row,) = csv.DictReader(csv_file.read_text(encoding="utf-8").splitlines())
+        return row
 
 
-def _shapes(model: ModelDescription) -> Iterator[str]:
-    for tensor in model.inputs:
-        sizes = ",".join(str(size) for size in tensor.shape)
-        yield from ("--shape", f"{tensor.name}:{sizes}")
+def _command(
+    tool: Tool, load: Load, address: str, window_s: float, csv_file: Path
+) -> list[str]:
+    command = [
+        *(str(tool.path), "-m", load.model.name, "-i", load.protocol, "-u", address),
+        *("-f", str(csv_file), "--shared-memory", load.shared_memory or "none"),
+        *("-s", str(STABILITY_PERCENT), "-r", "3", "-p", str(round(window_s * 1e3))),
+        *("--concurrency-range", f"{load.concurrency}:{load.concurrency}"),
+    ]
+    is_grpc = load.protocol == "grpc"
+    for name, value in local_access_headers(address, is_grpc=is_grpc).items():
+        command += ["-H", f"{name}:{value}"]
+    if load.model.max_batch_size > 0:
+        shapes = [
+            f"{tensor.name}:{','.join(map(str, tensor.shape))}"
+            for tensor in load.model.inputs
+        ]
+        command += ["-b", str(load.people)]
+        return command + [word for shape in shapes for word in ("--shape", shape)]
+    data = csv_file.with_name("input.json")
+    _write_frame_input(data, load.people)
+    return [*command, "--input-data", str(data)]
 
 
-def _point(
-    load: Load, row: Mapping[str, str], use: Mapping[str, list[float]], people: int
-) -> Point:
-    def ms(*names: str) -> float:
-        return sum(float(row[name]) for name in names) / 1e3
-
-    mean = {name: float(np.mean(values)) for name, values in use.items()}
-    return Point(
-        load.model.name,
-        load.way,
-        load.people,
-        load.concurrency,
-        [float(row["Inferences/Second"]) * people],
-        ms("p50 latency"),
-        ms("p99 latency"),
-        ms("Server Queue"),
-        ms("Server Compute Input", "Server Compute Infer", "Server Compute Output"),
-        ms("Client Send", "Network+Server Send/Recv", "Client Recv"),
-        mean.get("nv_cpu_utilization"),
-        mean.get("nv_gpu_utilization"),
-    )
+def _write_frame_input(file: Path, people: int) -> None:
+    """Write a JPEG frame and boxes in the format of --input-data."""
+    jpeg, boxes = make_jpeg_frame(), place_boxes(people)
+    request = {
+        "encoded_frame": {
+            "b64": base64.b64encode(jpeg).decode(),
+            "shape": list(encoded_tensor(jpeg).shape),
+        },
+        "boxes": {"content": boxes.ravel().tolist(), "shape": list(boxes.shape)},
+    }
+    file.write_text(json.dumps({"data": [request]}), encoding="utf-8")

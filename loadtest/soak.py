@@ -1,17 +1,18 @@
-"""Whether anything grows: `python -m loadtest soak --minutes 30`, beside a running
-server on this machine.
+"""The `soak` command: memory and open files of client and server under a long load.
 
-Cameras' frames through one client with shared memory, and crops through another over
-HTTP. Memory of this process and of the server's (pages that several share count once in
-all), open files and what is mapped of /dev/shm are sampled; growth is between the
-median of the second tenth of the time (the first warms up) and that of the last.
+One client sends camera frames through shared memory, another sends crops over HTTP, to
+a running server on this machine. Memory of this process and of the server (PSS: a page
+that several processes share counts once in all), open files and mappings of /dev/shm
+are sampled. Growth is measured between the median of the second tenth of the time (the
+first is warm-up) and that of the last.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -20,108 +21,181 @@ import psutil
 import typer
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
-from loadtest.machine import family, listening_at, memory_mib, shared_files
+from loadtest.app import app
+from loadtest.facts import describe_session
+from loadtest.machine import (
+    find_listening_process,
+    mapped_shared_files,
+    memory_mib,
+    process_tree,
+)
+from loadtest.options import (
+    GRPC_ADDRESS,
+    HTTP_ADDRESS,
+    GrpcAddress,
+    HttpAddress,
+    ReportFolder,
+)
 from loadtest.scenes import Scenes
 from personserve import Client
+from personserve.internal.report import Report, page_link
+from personserve.internal.sections import Table
 
-SAMPLE_S = 5.0
+SAMPLE_INTERVAL_S = 5.0
 CALLERS = 2
-MOST_GROWTH = 0.02
+CROPS_SHAPE = (2, 256, 128, 3)
+"""Crops of any size do, because the client resizes them."""
+
+MAX_GROWTH = 0.02
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Memory in MiB; open `files`, and those of /dev/shm that are mapped (`shared`)."""
+    """Resources in use at one moment.
+
+    Attributes:
+        client_mib: Memory of this process, in MiB.
+        server_mib: Memory of the server's processes, in MiB.
+        open_files: Open files of all these processes.
+        shared_mappings: Files in /dev/shm that they have mapped.
+    """
 
     client_mib: float
     server_mib: float
-    files: int
-    shared: int
+    open_files: int
+    shared_mappings: int
 
 
-def main(
-    grpc: Annotated[str, typer.Option(help="gRPC address.")] = "127.0.0.1:8001",
-    http: Annotated[str, typer.Option(help="HTTP address.")] = "127.0.0.1:8000",
-    minutes: Annotated[float, typer.Option(min=0.1)] = 30.0,
-    pause_s: Annotated[float, typer.Option(help="Between calls of a caller.")] = 0.05,
-    video: Annotated[Path | None, typer.Option(help="Take frames from it.")] = None,
+@dataclass(frozen=True)
+class Growth:
+    """The change of one resource.
+
+    Attributes:
+        name: Name of the resource in the report.
+        begin: Median of the second tenth of the samples.
+        end: Median of the last tenth.
+        is_memory: Whether its growth fails the test.
+    """
+
+    name: str
+    begin: float
+    end: float
+    is_memory: bool
+
+    @property
+    def share(self) -> float:
+        """Growth relative to the beginning."""
+        return self.end / self.begin - 1 if self.begin else 0.0
+
+
+@app.command()
+def soak(
+    grpc: GrpcAddress = GRPC_ADDRESS,
+    http: HttpAddress = HTTP_ADDRESS,
+    minutes: Annotated[
+        float, typer.Option(min=0.1, help="Length of the load in minutes.")
+    ] = 30.0,
+    pause_s: Annotated[
+        float, typer.Option(min=0, help="Seconds between the calls of a caller.")
+    ] = 0.05,
+    video: Annotated[
+        Path | None,
+        typer.Option(help="Video to take frames from; default: a 1080p photograph."),
+    ] = None,
+    output: ReportFolder = Path("reports/soak"),
 ) -> None:
-    """Whether anything grows; exit code 1 where memory does by more than 2 %."""
+    """Check that memory does not grow under a long load.
+
+    Exit code 1 if the memory of client or server grows by more than 2 %.
+    """
     console = Console()
-    end = time.monotonic() + minutes * 60
-    scenes = Scenes.of_video(video)
-    samples: list[Sample] = []
-    server = listening_at(grpc)
+    scenes = Scenes.from_video(video)
+    server = find_listening_process(grpc)
     with (
-        Client(f"grpc://{grpc}", shared_memory="system") as frames,
-        Client(f"http://{http}") as crops,
+        Client(f"grpc://{grpc}", shared_memory="system") as frame_client,
+        Client(f"http://{http}") as crop_client,
         ThreadPoolExecutor(CALLERS) as pool,
         Progress(console=console, transient=True) as progress,
     ):
+        end_s = time.monotonic() + minutes * 60
         callers = [
-            pool.submit(_frames, frames, scenes, end, pause_s),
-            pool.submit(_crops, crops, end, pause_s),
+            pool.submit(_send_frames, frame_client, scenes, end_s, pause_s),
+            pool.submit(_send_crops, crop_client, end_s, pause_s),
         ]
-        bar = progress.add_task("soaking", total=minutes * 60)
-        while time.monotonic() < end:
-            samples.append(_sample(server))
-            progress.update(bar, completed=minutes * 60 - (end - time.monotonic()))
-            time.sleep(SAMPLE_S)
-        calls = [caller.result() for caller in callers]
-    table, grew = _table(samples)
-    console.print(table)
-    console.print(f"{minutes:g} minutes, {calls[0]} frames and {calls[1]} crops asked")
-    raise typer.Exit(int(grew))
+        task = progress.add_task("soaking", total=minutes * 60)
+        samples: list[Sample] = []
+        while time.monotonic() < end_s:
+            samples.append(_take_sample(server))
+            progress.update(task, completed=minutes * 60 - (end_s - time.monotonic()))
+            time.sleep(SAMPLE_INTERVAL_S)
+        frames, crop_calls = (caller.result() for caller in callers)
+    growths = _measure_growth(samples)
+    facts = describe_session() | {
+        "server": grpc,
+        "load": f"{minutes:g} minutes, {frames} frames, {crop_calls} calls with crops",
+    }
+    table = _tabulate(growths)
+    table.print_to(console)
+    console.print(facts["load"])
+    record = {"facts": facts, "samples": [asdict(sample) for sample in samples]}
+    page = Report("Soak test", facts, record, [table]).write(output)
+    console.print(f"wrote {page_link(page)}", soft_wrap=True)
+    grows = any(each.is_memory and each.share > MAX_GROWTH for each in growths)
+    raise typer.Exit(int(grows))
 
 
-def _frames(client: Client, scenes: Scenes, end: float, pause_s: float) -> int:
+def _send_frames(client: Client, scenes: Scenes, end_s: float, pause_s: float) -> int:
     rng, calls = np.random.default_rng(0), 0
-    while time.monotonic() < end:
+    while time.monotonic() < end_s:
         client.attributes(*scenes.draw(rng))
         calls += 1
         time.sleep(pause_s)
     return calls
 
 
-def _crops(client: Client, end: float, pause_s: float) -> int:
-    crops, calls = np.zeros((2, 256, 128, 3), np.uint8), 0
-    while time.monotonic() < end:
+def _send_crops(client: Client, end_s: float, pause_s: float) -> int:
+    crops, calls = np.zeros(CROPS_SHAPE, np.uint8), 0
+    while time.monotonic() < end_s:
         client.attributes_of_crops(crops)
         calls += 1
         time.sleep(pause_s)
     return calls
 
 
-def _sample(server: psutil.Process) -> Sample:
+def _take_sample(server: psutil.Process) -> Sample:
     own = psutil.Process()
-    servers = family(server)
+    servers = process_tree(server)
     return Sample(
         memory_mib([own]),
         memory_mib(servers),
         sum(process.num_fds() for process in (own, *servers)),
-        len(shared_files([own, *servers])),
+        len(mapped_shared_files([own, *servers])),
     )
 
 
-def _table(samples: list[Sample]) -> tuple[Table, bool]:
-    """What was at the begin and at the end, and whether memory grew too much."""
+def _measure_growth(samples: Sequence[Sample]) -> list[Growth]:
     tenth = max(1, len(samples) // 10)
     early, late = samples[tenth : 2 * tenth] or samples[:1], samples[-tenth:]
-    table = Table("", "begin", "end", "growth")
-    grew = False
-    for name, title in (
-        ("client_mib", "client, MiB"),
-        ("server_mib", "server, MiB"),
-        ("files", "open files"),
-        ("shared", "mapped of /dev/shm"),
-    ):
+
+    def growth(name: str, field: str, *, is_memory: bool = False) -> Growth:
         begin, end = (
-            float(np.median([getattr(sample, name) for sample in part]))
+            float(np.median([getattr(sample, field) for sample in part]))
             for part in (early, late)
         )
-        growth = end / begin - 1 if begin else 0.0
-        grew = grew or (name.endswith("mib") and growth > MOST_GROWTH)
-        table.add_row(title, f"{begin:.1f}", f"{end:.1f}", f"{growth:+.2%}")
-    return table, grew
+        return Growth(name, begin, end, is_memory)
+
+    return [
+        growth("client, MiB", "client_mib", is_memory=True),
+        growth("server, MiB", "server_mib", is_memory=True),
+        growth("open files", "open_files"),
+        growth("mappings of /dev/shm", "shared_mappings"),
+    ]
+
+
+def _tabulate(growths: Sequence[Growth]) -> Table:
+    rows = [
+        [each.name, f"{each.begin:.1f}", f"{each.end:.1f}", f"{each.share:+.2%}"]
+        for each in growths
+    ]
+    return Table("Growth", ["resource", "begin", "end", "growth"], rows)

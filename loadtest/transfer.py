@@ -1,20 +1,21 @@
-"""What handing data over costs: `python -m loadtest transfer`, beside a running server
-(`python -m builders serve`).
+"""The `transfer` command: the cost of handing data to the server.
 
-The preprocessing model is asked to cut one small crop out of what is sent, so that
-little but the transfer is left: a raw 1080p frame, as many bytes as 64 gender crops,
-and a JPEG. All ways take turns within one run; CPU time is this process's. Where there
-is a GPU, that is also a way: CUDA's shared memory, filled from the host, and from torch
-on the GPU. Then the whole job with people cut on the server and in the client.
+The preprocessing model cuts one small crop out of the payload, so that little but the
+transfer remains: a raw 1080p frame, 64 gender crops' worth of bytes, and a JPEG. All
+transports take turns; CPU time is this process's. On a machine with a GPU, CUDA shared
+memory is measured too, filled from the host and from torch on the GPU. Then the whole
+job, with people cut on the server and in the client.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
 
 import cv2
 import numpy as np
@@ -22,120 +23,183 @@ import numpy.typing as npt
 import typer
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
-from loadtest.perf_input import FRAME_HW, jpeg_frame, some_boxes
-from personserve import Client
-from personserve._requests import Memory
-from personserve._segments import cuda_runtime
+from loadtest.app import app
+from loadtest.baselines.in_process import GENDER, describe_frame_networks
+from loadtest.facts import describe_session
+from loadtest.frames import FRAME_HW, encoded_tensor, make_jpeg_frame, place_boxes
+from loadtest.measurements import transport_name
+from loadtest.options import (
+    GRPC_ADDRESS,
+    HTTP_ADDRESS,
+    GrpcAddress,
+    HttpAddress,
+    ReportFolder,
+)
+from personserve import Client, InvalidInputError
+from personserve.images.inputs import tensors_from_frame
+from personserve.internal.report import Report, page_link
+from personserve.internal.sections import Table
 
-MODEL = "person_preprocess"
+PREPROCESS_MODEL = "person_preprocess"
 BOX = np.array([[0, 0, 40, 100]], np.float32)
+MAX_CROPS = 64
 PEOPLE = (1, 4, 10)
-CUTS: tuple[Literal["server", "client"], ...] = ("server", "client")
 
-Work = Callable[[], Any]
+CROP_PLACES: tuple[Literal["server", "client"], ...] = ("server", "client")
+SHARED_MEMORIES: tuple[Literal["system", "cuda"] | None, ...] = (None, "system", "cuda")
+
+GRPC = transport_name("grpc", None)
+GRPC_CUDA = transport_name("grpc", "cuda")
+
+Call = Callable[[], Any]
 Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+Name = TypeVar("Name", bound=Hashable)
 
 
-def main(
-    grpc: Annotated[str, typer.Option(help="gRPC address.")] = "127.0.0.1:8001",
-    http: Annotated[str, typer.Option(help="HTTP address.")] = "127.0.0.1:8000",
-    rounds: Annotated[int, typer.Option(min=3, help="Calls of each kind.")] = 100,
+@dataclass(frozen=True)
+class Cost:
+    """The cost of one call.
+
+    Attributes:
+        p50_ms: Median time of a call, in ms.
+        cpu_ms: Mean CPU time of this process per call, in ms.
+    """
+
+    p50_ms: float
+    cpu_ms: float
+
+
+@app.command()
+def transfer(
+    grpc: GrpcAddress = GRPC_ADDRESS,
+    http: HttpAddress = HTTP_ADDRESS,
+    calls: Annotated[
+        int, typer.Option(min=5, help="Calls per transport and payload.")
+    ] = 100,
+    output: ReportFolder = Path("reports/transfer"),
 ) -> None:
-    """What handing data over costs: wire, HTTP, shared memory; where to cut people."""
-    jpeg = np.frombuffer(jpeg_frame(), np.uint8)
-    frame = np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_COLOR), np.uint8)
-    payloads = {
-        f"raw frame {FRAME_HW[1]}x{FRAME_HW[0]}": frame,
-        "as 64 gender crops": np.zeros((64 * 224, 224, 3), np.uint8),
-        "JPEG of the frame": jpeg.reshape(1, 1, -1),
-    }
+    """Compare transports: gRPC, HTTP, and shared memory (system, CUDA).
+
+    Then compares cutting people out of the frame on the server and in the client.
+    """
     console = Console(width=110)
+    jpeg = make_jpeg_frame()
+    encoded = np.frombuffer(jpeg, np.uint8)
+    frame = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR), np.uint8)
+    with _open_clients(grpc, http) as clients:
+        crop = describe_frame_networks(clients[GRPC], http)[GENDER].crop
+        crops = np.zeros((MAX_CROPS * crop.height, crop.width, 3), np.uint8)
+        payloads = {
+            f"raw frame {FRAME_HW[1]}x{FRAME_HW[0]}": tensors_from_frame(frame),
+            f"as many bytes as {MAX_CROPS} gender crops": tensors_from_frame(crops),
+            "JPEG of the frame": {"encoded_frame": encoded_tensor(jpeg)},
+        }
+        tables = [
+            _compare_transports(clients, payloads, calls),
+            _compare_crop_places(clients, frame, jpeg, calls // 5),
+        ]
+    for table in tables:
+        table.print_to(console)
+    facts = describe_session() | {"server": grpc}
+    record = {
+        "facts": facts,
+        "tables": {t.title: [t.head, *t.rows] for t in tables},
+    }
+    page = Report("Cost of handing data over", facts, record, tables).write(output)
+    console.print(f"wrote {page_link(page)}", soft_wrap=True)
+
+
+@contextmanager
+def _open_clients(grpc: str, http: str) -> Iterator[dict[str, Client]]:
+    """Provide a client for each transport, CUDA shared memory only if it is there."""
+    clients = {}
     with ExitStack() as stack:
-        clients = {
-            f"{scheme}, {memory or 'wire'}": stack.enter_context(
-                Client(f"{scheme}://{address}", shared_memory=memory)
-            )
-            for scheme, address in (("grpc", grpc), ("http", http))
-            for memory in _memories()
-        }
-        console.print(_transfers(clients, payloads, rounds))
-        console.print(_cuts(clients, frame, jpeg.tobytes(), rounds // 5))
+        for protocol, address in (("grpc", grpc), ("http", http)):
+            for memory in SHARED_MEMORIES:
+                try:
+                    client = Client(f"{protocol}://{address}", shared_memory=memory)
+                except InvalidInputError:
+                    if memory != "cuda":
+                        raise
+                    continue
+                clients[transport_name(protocol, memory)] = stack.enter_context(client)
+        yield clients
 
 
-def _memories() -> tuple[Memory | None, ...]:
-    try:
-        cuda_runtime()
-    except OSError:
-        return (None, "system")
-    return (None, "system", "cuda")
-
-
-def _transfers(
-    clients: dict[str, Client], payloads: dict[str, Bytes], rounds: int
+def _compare_transports(
+    clients: Mapping[str, Client],
+    payloads: Mapping[str, Mapping[str, npt.NDArray[Any]]],
+    calls: int,
 ) -> Table:
-    table = _table("payload", "MB", "way", "p50 ms", "CPU ms", "to gRPC's wire")
+    rows = []
     for name, payload in payloads.items():
-        works = {
-            way: partial(client.infer, MODEL, frame=payload, boxes=BOX)
-            for way, client in clients.items()
+        inputs: dict[str, npt.NDArray[Any]] = {**payload, "boxes": BOX}
+        work: dict[str, Call] = {
+            transport: partial(client.infer, PREPROCESS_MODEL, inputs)
+            for transport, client in clients.items()
         }
-        if "grpc, cuda" in clients:
+        if GRPC_CUDA in clients:
             import torch
 
-            works["grpc, cuda from torch"] = partial(
-                clients["grpc, cuda"].infer,
-                MODEL,
-                frame=torch.from_numpy(payload).cuda(),
-                boxes=BOX,
-            )
-        found = _in_turns(works, rounds)
-        base = next(iter(found.values()))[0]
-        for way, (ms, cpu_ms) in found.items():
-            size = f"{payload.nbytes / 1e6:.1f}"
-            ratio = f"{base / ms:.2f}"
-            table.add_row(name, size, way, f"{ms:.2f}", f"{cpu_ms:.2f}", ratio)
-    return table
-
-
-def _cuts(clients: dict[str, Client], frame: Bytes, jpeg: bytes, rounds: int) -> Table:
-    table = _table("frame", "people", "way", "cut on", "p50 ms", "CPU ms")
-    for name, picture in (("raw", frame), ("JPEG", jpeg)):
-        for people in PEOPLE:
-            boxes = some_boxes(people)
-            works = {
-                (way, cut): partial(client.attributes, picture, boxes, crops=cut)
-                for way, client in clients.items()
-                if way.startswith("grpc")
-                for cut in CUTS
+            on_gpu: dict[str, Any] = {
+                name: torch.from_numpy(array.copy()).cuda()
+                if name.endswith("_frame")
+                else array
+                for name, array in inputs.items()
             }
-            for (way, cut), (ms, cpu_ms) in _in_turns(works, rounds).items():
-                figures = f"{ms:.1f}", f"{cpu_ms:.1f}"
-                table.add_row(name, str(people), way, cut, *figures)
-    return table
+            infer = clients[GRPC_CUDA].infer
+            work[f"{GRPC_CUDA}, from torch"] = partial(infer, PREPROCESS_MODEL, on_gpu)
+        costs = _measure_in_turns(work, calls)
+        size_mb = sum(array.nbytes for array in payload.values()) / 1e6
+        for transport, cost in costs.items():
+            rows.append(
+                [
+                    *(name, f"{size_mb:.1f}", transport),
+                    *(f"{cost.p50_ms:.2f}", f"{cost.cpu_ms:.2f}"),
+                    f"{costs[GRPC].p50_ms / cost.p50_ms:.2f}",
+                ]
+            )
+    head = ["payload", "MB", "transport", "p50 ms", "CPU ms", "speed, gRPC = 1"]
+    return Table("Transports", head, rows)
 
 
-def _in_turns(works: Mapping[Any, Work], rounds: int) -> dict[Any, tuple[float, float]]:
-    """{name: (median ms, mean CPU ms)}, one call of each after the other."""
-    times: dict[Any, list[float]] = {name: [] for name in works}
-    cpu: dict[Any, float] = dict.fromkeys(works, 0.0)
-    for work in works.values():
-        work()
-    for _ in track(range(rounds), description="calling", transient=True):
-        for name, work in works.items():
-            began, cpu_began = time.perf_counter(), time.process_time()
-            work()
-            times[name].append(time.perf_counter() - began)
-            cpu[name] += time.process_time() - cpu_began
+def _compare_crop_places(
+    clients: Mapping[str, Client], frame: Bytes, jpeg: bytes, calls: int
+) -> Table:
+    rows = []
+    for name, image in (("raw", frame), ("JPEG", jpeg)):
+        for people in PEOPLE:
+            boxes = place_boxes(people)
+            work: dict[tuple[str, str], Call] = {
+                (transport, place): partial(
+                    client.attributes, image, boxes, crop_on=place
+                )
+                for transport, client in clients.items()
+                if transport.startswith(GRPC)
+                for place in CROP_PLACES
+            }
+            for (transport, place), cost in _measure_in_turns(work, calls).items():
+                figures = f"{cost.p50_ms:.1f}", f"{cost.cpu_ms:.1f}"
+                rows.append([name, str(people), transport, place, *figures])
+    head = ["frame", "people", "transport", "cut on", "p50 ms", "CPU ms"]
+    return Table("Cutting on the server and in the client", head, rows)
+
+
+def _measure_in_turns(work: Mapping[Name, Call], calls: int) -> dict[Name, Cost]:
+    """Measure calls in turns, one of each after the other, after a warm-up of each."""
+    times_s: dict[Name, list[float]] = {name: [] for name in work}
+    cpu_s: dict[Name, float] = dict.fromkeys(work, 0.0)
+    for call in work.values():
+        call()
+    for _ in track(range(calls), description="calling", transient=True):
+        for name, call in work.items():
+            start_s, cpu_start_s = time.perf_counter(), time.process_time()
+            call()
+            times_s[name].append(time.perf_counter() - start_s)
+            cpu_s[name] += time.process_time() - cpu_start_s
     return {
-        name: (float(np.median(times[name])) * 1e3, cpu[name] / rounds * 1e3)
-        for name in works
+        name: Cost(float(np.median(times_s[name])) * 1e3, cpu_s[name] / calls * 1e3)
+        for name in work
     }
-
-
-def _table(*head: str) -> Table:
-    table = Table()
-    for title in head:
-        table.add_column(title)
-    return table

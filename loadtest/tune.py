@@ -1,249 +1,251 @@
-"""Which instances, queue delay and preferred batches serve a model best, on the real
-server: `python -m loadtest tune person_gender --goal p99_ms=500`.
+"""The `tune` command: instances, queue delay and preferred batches for a goal.
 
-The server takes each candidate as its configuration (Triton's repository API; the files
-stay as they are, and come back at the end). Instances first, then batching with the
-best count, --rounds times in turns; the winner is then measured against the declared
-settings afresh, because the best of many is partly luck. Where the rounds of the two do
-not overlap, the change is written as a diff of the declaration, to be reviewed.
+    python -m loadtest tune person_gender --goal p99_ms=500
+
+The server runs each candidate as its configuration (Triton's repository API; the files
+do not change, and the declared settings are restored at the end). Instances are tried
+first, then batching with the best count, --rounds times in turns. The winner is then
+measured against the declared settings again, because the best of many is partly luck.
+If the rounds of the two do not overlap, the report has the line to paste into the
+model's declaration.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
-from loadtest.declaration import DeclarationError, batching_diff
-from loadtest.report import beyond
+from loadtest.app import app
+from loadtest.errors import LoadTestError
+from loadtest.facts import describe_session
+from loadtest.model_config import LiveConfig, Settings, restoring_config
+from loadtest.options import (
+    GRPC_ADDRESS,
+    HTTP_ADDRESS,
+    GrpcAddress,
+    HttpAddress,
+    parse_counts,
+)
 from loadtest.server import LOAD_TIMEOUT_S
-from loadtest.settings import Settings, TuneError, tuned
-from personserve import Client, ModelDescription, PersonServeError
-from personserve._closed_loop import closed_loop
-from personserve._files import write_text
+from loadtest.tuning import RunTrials, Trial, Tuning, find_best
+from personserve import Client, ModelDescription
+from personserve.internal.closed_loop import run_closed_loop
+from personserve.internal.report import Report, page_link
+from personserve.internal.sections import Listing, Table
 
-FINAL_ROUNDS = 5
-DELAYS_US = (0, 2000)
-LEAST_CALLS = 3
+MIN_CALLS = 3
 
-
-@dataclass(frozen=True)
-class Measured:
-    """A candidate's rounds."""
-
-    rates: Sequence[float]
-    p99s_ms: Sequence[float]
-
-    @property
-    def rate(self) -> float:
-        """People/s of the median round."""
-        return float(np.median(self.rates))
-
-    @property
-    def p99_ms(self) -> float:
-        """Of the median round."""
-        return float(np.median(self.p99s_ms))
+DTYPES = {"UINT8": np.uint8, "FP32": np.float32}
 
 
-Measure = Callable[[Sequence[Settings], int], dict[Settings, Measured]]
-
-
-def main(
-    model: Annotated[str, typer.Argument(metavar="MODEL")],
-    goal: Annotated[
-        str, typer.Option(help="p99_ms=LIMIT: as many people/s as it allows.")
+@app.command()
+def tune(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Model to tune, not an ensemble.")
     ],
-    grpc: Annotated[str, typer.Option(help="gRPC address.")] = "127.0.0.1:8001",
-    http: Annotated[str, typer.Option(help="HTTP address.")] = "127.0.0.1:8000",
-    people: Annotated[int, typer.Option(min=1, help="In a request.")] = 1,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests at once.")] = 8,
-    instances: Annotated[str, typer.Option(help="Counts to try.")] = "1,2,3,4",
-    seconds: Annotated[float, typer.Option(min=0.1, help="Of one round.")] = 3.0,
-    rounds: Annotated[int, typer.Option(min=1, help="Of each candidate.")] = 3,
-    output: Annotated[Path, typer.Option(help="Where a diff goes.")] = Path(
-        "reports/tune"
-    ),
+    goal: Annotated[
+        str,
+        typer.Option(
+            help="p99_ms=LIMIT: find the highest throughput with a 99th percentile of "
+            "latency of at most LIMIT ms."
+        ),
+    ],
+    grpc: GrpcAddress = GRPC_ADDRESS,
+    http: HttpAddress = HTTP_ADDRESS,
+    people: Annotated[int, typer.Option(min=1, help="People per request.")] = 1,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight.")] = 8,
+    instances: Annotated[
+        str, typer.Option(help="Instance counts to try, comma-separated.")
+    ] = "1,2,3,4",
+    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds per round.")] = 3.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds per candidate.")] = 3,
+    output: Annotated[
+        Path, typer.Option(help="Folder for the report; each model has its own in it.")
+    ] = Path("reports/tune"),
 ) -> None:
-    """Instances and batching for a goal; writes a diff of the declaration.
+    """Find a model's best instances and batching for a latency goal.
 
-    Exit code 1 where nothing reaches the goal.
+    Prints the Batching(...) line for the model's declaration, and the difference of
+    the server's configuration. Exit code 1 if nothing reaches the goal.
     """
     console = Console()
-    limit_ms = _limit_ms(goal)
-    counts = [int(count) for count in instances.split(",")]
-    try:
-        with Client(grpc, timeout_s=LOAD_TIMEOUT_S) as client:
-            described = client.describe(model)
-            with tuned(http, model) as (declared, use, is_cpu):
-                found = _found(
-                    declared,
-                    counts,
-                    _preferred(people, described),
-                    _measure(client, described, use, people, concurrency, seconds),
-                    rounds,
-                    limit_ms,
-                    console,
-                )
-        reached = _concluded(model, declared, found, limit_ms, is_cpu, output, console)
-    except (TuneError, DeclarationError, PersonServeError) as exc:
-        console.print(f"[red]error:[/red] {exc}", soft_wrap=True)
-        raise typer.Exit(1) from exc
-    raise typer.Exit(0 if reached else 1)
+    limit_ms = _parse_goal(goal)
+    counts = parse_counts(instances, "--instances")
+    with (
+        Client(grpc, timeout_s=LOAD_TIMEOUT_S) as client,
+        restoring_config(http, model) as config,
+    ):
+        description = client.describe(model)
+        tuning = find_best(
+            model,
+            config.declared,
+            counts,
+            _preferred_sizes(people, description),
+            _make_run_trials(client, description, config, people, concurrency, seconds),
+            rounds,
+            limit_ms,
+            is_cpu=config.is_cpu,
+        )
+        difference = config.diff(tuning.chosen)
+    conclude(tuning, difference, output / model, console)
+    raise typer.Exit(0 if tuning.reaches_goal else 1)
 
 
-def _limit_ms(goal: str) -> float:
+def _parse_goal(goal: str) -> float:
     name, _, value = goal.partition("=")
     try:
         limit_ms = float(value)
     except ValueError:
         limit_ms = 0.0
     if name != "p99_ms" or not limit_ms > 0:
-        raise typer.BadParameter(f"{goal!r}: expected p99_ms=LIMIT, as p99_ms=500")
+        raise LoadTestError(
+            f"--goal {goal!r}: expected p99_ms=LIMIT, for example p99_ms=500"
+        )
     return limit_ms
 
 
-def _preferred(people: int, model: ModelDescription) -> tuple[int, ...]:
-    """The batch of four requests, where one may be that large."""
+def _preferred_sizes(people: int, model: ModelDescription) -> tuple[int, ...]:
+    """Return the batch of four requests, if the model takes one that large."""
     return (4 * people,) if 4 * people <= model.max_batch_size else ()
 
 
-def _found(
-    declared: Settings,
-    counts: Sequence[int],
-    preferred: tuple[int, ...],
-    measure: Measure,
-    rounds: int,
-    limit_ms: float,
-    console: Console,
-) -> dict[Settings, Measured]:
-    """The declared settings and the winner, measured afresh."""
-    candidates = [replace(declared, instances=count) for count in counts]
-    seen = measure(list(dict.fromkeys([declared, *candidates])), rounds)
-    best = _best(seen, limit_ms)
-    batchings = [replace(best, queue_delay_us=None, preferred=())]
-    for sizes in dict.fromkeys([(), preferred]):
-        batchings += [
-            replace(best, queue_delay_us=delay, preferred=sizes) for delay in DELAYS_US
+def conclude(tuning: Tuning, difference: str, folder: Path, console: Console) -> None:
+    """Print the result, and write its report.
+
+    Args:
+        tuning: The result.
+        difference: The difference of the server's configuration, for the report.
+        folder: Where the report is written.
+        console: Where the result is printed.
+    """
+    tables = [_tabulate("Candidates", tuning.trials)]
+    if len(tuning.final) > 1:
+        tables.append(_tabulate("Declared and best, measured again", tuning.final))
+    for table in tables:
+        table.print_to(console)
+    listings = []
+    if tuning.is_better:
+        listings = [
+            Listing("Line for the declaration", declaration_line(tuning), "python"),
+            Listing("Change of the configuration", difference, "diff"),
         ]
-    seen |= measure([each for each in batchings if each not in seen], rounds)
-    _print("tried", seen, console)
-    best = _best(seen, limit_ms)
-    if best == declared:
-        return {declared: seen[declared]}
-    final = measure([declared, best], FINAL_ROUNDS)
-    _print("declared, and the best of these again", final, console)
-    return final
+    _print_verdict(tuning, listings, console)
+    facts = describe_session() | {
+        "goal": f"p99 of at most {tuning.limit_ms:g} ms",
+        "declared": str(tuning.declared),
+        "chosen": str(tuning.chosen),
+    }
+    record = {
+        "facts": facts,
+        "trials": {str(each): list(t.rates) for each, t in tuning.trials.items()},
+        "final": {str(each): list(t.rates) for each, t in tuning.final.items()},
+    }
+    title = f"Tuning of {tuning.model}"
+    page = Report(title, facts, record, [*listings, *tables]).write(folder)
+    console.print(f"wrote {page_link(page)}", soft_wrap=True)
 
 
-def _best(seen: Mapping[Settings, Measured], limit_ms: float) -> Settings:
-    """The most people/s within the limit; without any, the lowest p99."""
-    within = [each for each, found in seen.items() if found.p99_ms <= limit_ms]
-    if within:
-        return max(within, key=lambda each: seen[each].rate)
-    return min(seen, key=lambda each: seen[each].p99_ms)
-
-
-def _concluded(
-    model: str,
-    declared: Settings,
-    found: Mapping[Settings, Measured],
-    limit_ms: float,
-    is_cpu: bool,
-    output: Path,
-    console: Console,
-) -> bool:
-    """Say what was found, and write the diff; whether the goal is reached."""
-    best = list(found)[-1]
-    before, after = found[declared], found[best]
-    late = before.p99_ms > limit_ms >= after.p99_ms
-    gains = after.rate > before.rate and beyond(after.rates, before.rates)
-    better = best != declared and (late or gains)
-    chosen = after if better else before
-    reached = chosen.p99_ms <= limit_ms
-    if not better:
+def _print_verdict(
+    tuning: Tuning, listings: Sequence[Listing], console: Console
+) -> None:
+    if tuning.is_better:
+        before, after = tuning.final[tuning.declared], tuning.final[tuning.best]
         console.print(
-            f"{model} keeps its declared settings ({declared}): nothing else is better "
-            "by more than the rounds vary"
-        )
-    else:
-        path = output / f"{model}.diff"
-        write_text(path, batching_diff(model, _fields(best, is_cpu)))
-        console.print(
-            f"{best}: {after.rate / before.rate:.2f} of the people/s, p99 "
-            f"{before.p99_ms:.0f} ms -> {after.p99_ms:.0f} ms; git apply {path}, then "
-            "python -m builders render",
+            f"{tuning.best}: {after.rate / before.rate:.2f} of the declared settings' "
+            f"people/s, p99 {before.p99_ms:.0f} ms -> {after.p99_ms:.0f} ms. Paste the "
+            f"line into builders/models/{tuning.model}.py, and run "
+            "python -m builders render:",
             soft_wrap=True,
         )
-    if not reached:
+        for listing in listings:
+            console.print(f"\n{listing.text}", markup=False, soft_wrap=True)
+    else:
         console.print(
-            f"[red]p99 {chosen.p99_ms:.0f} ms[/red]: nothing reaches {limit_ms:g} ms "
-            "with this load; ask for fewer people at once, or take more cores"
+            f"{tuning.model} keeps its declared settings ({tuning.declared}): no other "
+            "is better by more than the spread of the rounds",
+            soft_wrap=True,
         )
-    return reached
+    if not tuning.reaches_goal:
+        p99_ms = tuning.final[tuning.chosen].p99_ms
+        console.print(
+            f"[red]p99 {p99_ms:.0f} ms[/red]: nothing reaches {tuning.limit_ms:g} ms "
+            "with this load; lower --concurrency or --people, or use more cores",
+            soft_wrap=True,
+        )
 
 
-def _fields(settings: Settings, is_cpu: bool) -> dict[str, Any]:
-    """As the declaration calls them."""
-    if is_cpu:
-        return {
-            "cpu_instances": settings.instances,
-            "cpu_queue_delay_us": settings.queue_delay_us,
-            "preferred": settings.preferred,
-        }
-    return {
-        "gpu_instances": settings.instances,
-        "queue_delay_us": settings.queue_delay_us,
-        "preferred": settings.preferred,
+def declaration_line(tuning: Tuning) -> str:
+    """Return the keyword argument for the model's declaration, as Python code.
+
+    Args:
+        tuning: The result; its best settings are written.
+    """
+    prefix = "cpu_" if tuning.is_cpu else ""
+    fields = {
+        "cpu_instances" if tuning.is_cpu else "gpu_instances": tuning.best.instances,
+        f"{prefix}queue_delay_us": tuning.best.queue_delay_us,
+        "preferred_batch_sizes": tuning.best.preferred,
     }
+    words = (f"{name}={value!r}" for name, value in fields.items())
+    return f"batching=Batching({', '.join(words)})"
 
 
-def _measure(
+def _make_run_trials(
     client: Client,
     model: ModelDescription,
-    use: Callable[[Settings], None],
+    config: LiveConfig,
     people: int,
     concurrency: int,
     seconds: float,
-) -> Measure:
+) -> RunTrials:
+    """Return a function that measures candidates on the server."""
     rng = np.random.default_rng(0)
     arrays = {
         tensor.name: rng.integers(0, 256, (people, *tensor.shape)).astype(
-            {"UINT8": np.uint8, "FP32": np.float32}[tensor.data_type]
+            DTYPES[tensor.data_type]
         )
         for tensor in model.inputs
     }
 
-    def ask() -> object:
-        return client.infer(model.name, timeout_s=LOAD_TIMEOUT_S, **arrays)
+    def infer() -> object:
+        return client.infer(model.name, arrays, timeout_s=LOAD_TIMEOUT_S)
 
-    def measure(
+    def run_trials(
         candidates: Sequence[Settings], rounds: int
-    ) -> dict[Settings, Measured]:
-        taken: dict[Settings, tuple[list[float], list[float]]] = {}
+    ) -> dict[Settings, Trial]:
+        trials: dict[Settings, Trial] = {each: Trial([], []) for each in candidates}
         turns = [each for _ in range(rounds) for each in candidates]
         with Progress(transient=True) as progress:
-            for each in progress.track(turns, description=model.name):
-                use(each)
-                ask()
-                times, elapsed = closed_loop(ask, concurrency, seconds, LEAST_CALLS)
-                rates, p99s = taken.setdefault(each, ([], []))
-                rates.append(len(times) * people / elapsed)
-                p99s.append(float(np.percentile(times, 99)) * 1e3)
-        return {each: Measured(*found) for each, found in taken.items()}
+            for settings in progress.track(turns, description=model.name):
+                config.apply(settings)
+                infer()
+                times_s, elapsed_s = run_closed_loop(
+                    infer, concurrency, seconds, MIN_CALLS
+                )
+                trial = trials[settings]
+                trials[settings] = Trial(
+                    [*trial.rates, len(times_s) * people / elapsed_s],
+                    [*trial.p99s_ms, float(np.percentile(times_s, 99)) * 1e3],
+                )
+        return trials
 
-    return measure
+    return run_trials
 
 
-def _print(title: str, seen: Mapping[Settings, Measured], console: Console) -> None:
-    table = Table("settings", "people/s", "rounds", "p99 ms", title=title)
-    for each, found in sorted(seen.items(), key=lambda item: -item[1].rate):
-        spread = f"{min(found.rates):.1f} to {max(found.rates):.1f}"
-        table.add_row(str(each), f"{found.rate:.1f}", spread, f"{found.p99_ms:.0f}")
-    console.print(table)
+def _tabulate(title: str, trials: Mapping[Settings, Trial]) -> Table:
+    rows = [
+        [
+            str(settings),
+            f"{trial.rate:.1f}",
+            f"{min(trial.rates):.1f} to {max(trial.rates):.1f}",
+            f"{trial.p99_ms:.0f}",
+        ]
+        for settings, trial in sorted(trials.items(), key=lambda item: -item[1].rate)
+    ]
+    return Table(title, ["settings", "people/s", "rounds", "p99 ms"], rows)

@@ -1,5 +1,7 @@
-"""LitServe: an API for each job, a worker process a core, JSON with Base64 as its
-examples carry pictures: `python -m loadtest.rivals.litserve_server PORT`.
+"""LitServe, with one API per job and one worker process per core.
+
+Bodies are JSON with Base64, as in LitServe's own examples with images. Started by
+`python -m loadtest compare`.
 """
 
 from __future__ import annotations
@@ -10,36 +12,39 @@ from typing import Any
 
 import litserve
 
-from loadtest.rivals import work
+from loadtest.baselines import work
 
 
-class Gender(litserve.LitAPI):  # type: ignore[misc]
-    """Crops."""
+class _Gender(litserve.LitAPI):  # type: ignore[misc]
+    """API for crops."""
 
-    answer = staticmethod(work.answer_gender)
+    respond = staticmethod(work.respond_to_crops)
 
     def setup(self, device: str) -> None:  # noqa: ARG002 - LitServe passes it
-        self.networks = work.networks()
+        self.networks = work.open_networks()
 
     def decode_request(self, request: dict[str, str]) -> bytes:
         return base64.b64decode(request["data"])
 
     def predict(self, x: bytes) -> bytes:
-        return self.answer(self.networks, x)
+        return self.respond(self.networks, x)
 
     def encode_response(self, output: bytes) -> dict[str, Any]:
         return {"data": base64.b64encode(output).decode()}
 
 
-class Frame(Gender):
-    """A picture and boxes."""
+class _Frame(_Gender):
+    """API for frames with boxes."""
 
-    answer = staticmethod(work.answer_frame)
+    respond = staticmethod(work.respond_to_frame)
 
 
 if __name__ == "__main__":
     litserve.LitServer(
-        [Gender(api_path=f"/{work.GENDER}"), Frame(api_path=f"/{work.FRAME}")],
+        [
+            _Gender(api_path=f"/{work.GENDER_JOB}"),
+            _Frame(api_path=f"/{work.FRAME_JOB}"),
+        ],
         accelerator="cpu",
         workers_per_device=work.WORKERS,
         timeout=False,
