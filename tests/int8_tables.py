@@ -7,19 +7,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from builders.ops.placement import placement_of
+from builders.ops.placement import placement_from_model
 from builders.quantisation.simulation import Int8TorchOps
 from builders.quantisation.table import Int8Table
-from builders.spec import Model
+from builders.spec.model import Model
 from builders.weights import StandIn
 
 
-def table_of(model: Model, steps: Any) -> Int8Table:
-    return Int8Table(model.name, str(StandIn()), "max", 0, "", "", "", steps)
+def table_of(model: Model, scales: Any) -> Int8Table:
+    return Int8Table(model.name, str(StandIn()), "max", 0, "", "", "", scales)
 
 
-def steps_of(model: Model, arrays: Any, inputs: Any) -> dict[str, float]:
-    """Steps from the largest magnitudes, by an ordinary run in torch."""
+def scales_of(model: Model, arrays: Any, inputs: Any) -> dict[str, float]:
+    """Scales from the largest magnitudes, by an ordinary run in torch."""
     largest: dict[str, float] = {}
 
     class Watching(Int8TorchOps):
@@ -32,6 +32,8 @@ def steps_of(model: Model, arrays: Any, inputs: Any) -> dict[str, float]:
     tensors = {k: torch.from_numpy(a) for k, a in inputs.items()}
     with torch.inference_mode():
         model.wire(
-            Watching(weights, tensors, placement_of(model), {}, requantised=True)
+            Watching(
+                weights, tensors, placement_from_model(model), {}, requantised=True
+            )
         )
     return {key: value / 127 for key, value in largest.items()}

@@ -83,20 +83,22 @@ class Interpreter:
             torch.int64 if array.dtype.kind == "i" else torch.float64
         )
 
-    def _quantize(self, layer: Any, x: Tensor, step: Tensor) -> Tensor:
+    def _quantize(self, layer: Any, x: Tensor, scale: Tensor) -> Tensor:
         # IEEE 754's and TensorRT's rounding, half to even; saturating
-        return (x / self._steps(layer, x, step)).round().clamp(-128, 127)
+        return (x / self._scales(layer, x, scale)).round().clamp(-128, 127)
 
-    def _dequantize(self, layer: Any, x: Tensor, step: Tensor) -> Tensor:
+    def _dequantize(self, layer: Any, x: Tensor, scale: Tensor) -> Tensor:
         assert bool((x == x.round()).all())
-        return x * self._steps(layer, x, step)
+        return x * self._scales(layer, x, scale)
 
-    def _steps(self, layer: Any, x: Tensor, step: Tensor) -> Tensor:
-        """One step for the tensor, or one for each index of the layer's axis."""
-        if step.ndim == 0:
-            return step
-        assert step.shape == (x.shape[layer.axis],)
-        return step.reshape([-1 if axis == layer.axis else 1 for axis in range(x.ndim)])
+    def _scales(self, layer: Any, x: Tensor, scale: Tensor) -> Tensor:
+        """Return a scale for the tensor, or one per index of the layer's axis."""
+        if scale.ndim == 0:
+            return scale
+        assert scale.shape == (x.shape[layer.axis],)
+        return scale.reshape(
+            [-1 if axis == layer.axis else 1 for axis in range(x.ndim)]
+        )
 
     def _convolution(
         self, layer: Any, x: Tensor, kernel: Tensor | None = None

@@ -1,5 +1,6 @@
-"""The DVC pipeline on a copy of the project: weights to model, verified and evaluated,
-pushed to a local remote and pulled again.
+"""The DVC pipeline on a copy of the project.
+
+Weights become a model, verified and evaluated, pushed to a local remote and pulled.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import numpy as np
 import pytest
 import skimage.data
 
-from builders.catalogue import models
-from builders.repository import ROOT
+from builders.repository.layout import ROOT
+from builders.spec.catalogue import models
 from builders.weights import file_sha256, stand_in_weights, write_checkpoint
 
 pytest.importorskip("dvc", reason="needs the extra `dvc`")
@@ -30,7 +31,7 @@ PARAMS = f"""
 target: cpu
 precision: fp32
 file: model.onnx
-backend: onnx
+runner: onnx
 run: onnx
 models:
   {GENDER.name}:
@@ -43,16 +44,17 @@ models:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A copy of what git tracks, with somebody's weights and pictures."""
+    """A copy of the checkout without ignored files, with weights and images."""
     root = tmp_path / "project"
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
+        command, cwd=ROOT, check=True, capture_output=True, text=True
     )
     for name in listed.stdout.strip("\0").split("\0"):
         if (ROOT / name).is_file():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / name, root / name)
-    (root / "model_repository" / "params.yaml").write_text(PARAMS)
+    (root / "builders" / "params.yaml").write_text(PARAMS)
     (root / "weights").mkdir()
     arrays = stand_in_weights(GENDER, seed=7).arrays
     write_checkpoint(root / "weights" / "gender.safetensors", ".safetensors", arrays)
@@ -60,8 +62,8 @@ def project(tmp_path: Path) -> Path:
         folder = root / "data" / "genders" / label
         folder.mkdir(parents=True)
         for number in range(2):
-            picture = np.roll(skimage.data.astronaut(), 99 * number, axis=1)
-            cv2.imwrite(str(folder / f"{label}{number}.jpg"), picture)
+            image = np.roll(skimage.data.astronaut(), 99 * number, axis=1)
+            cv2.imwrite(str(folder / f"{label}{number}.jpg"), image)
     return root
 
 
@@ -69,7 +71,7 @@ def test_weights_to_metrics_and_through_a_remote(project: Path, tmp_path: Path) 
     def run(*command: str) -> str:
         environment = os.environ | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(project),
+            "PYTHONPATH": f"{project}{os.pathsep}{project / 'client'}",
             "DVC_NO_ANALYTICS": "1",
             "DVC_SITE_CACHE_DIR": str(tmp_path / "site"),
             "HOME": str(tmp_path),
@@ -90,18 +92,18 @@ def test_weights_to_metrics_and_through_a_remote(project: Path, tmp_path: Path) 
     run("dvc", "init", "--quiet")
     run("dvc", "remote", "add", "--default", "local", str(tmp_path / "remote"))
     run("dvc", "add", "--quiet", "weights/gender.safetensors", "data/genders")
-    run("dvc", "repro", "model_repository/dvc.yaml")
+    run("dvc", "repro", "builders/dvc.yaml")
 
     built = project / MODEL
     sha256 = file_sha256(built)
     record = json.loads((project / RECORD).read_text())
     assert record["sha256"] == sha256
-    assert all(measure["passed"] for measure in record["parity"])
+    assert all(comparison["passed"] for comparison in record["parity"])
     metrics = run("dvc", "metrics", "show", "--json")
     assert f"evaluations/{GENDER.name}/genders-all/onnx/report.json" in metrics
     assert "macro F1" in metrics
 
-    again = run("dvc", "repro", "model_repository/dvc.yaml")
+    again = run("dvc", "repro", "builders/dvc.yaml")
     assert "Running stage" not in again
 
     run("dvc", "push")

@@ -10,9 +10,9 @@ from google.protobuf import (
     text_format,
 )
 
-from builders.catalogue import models
-from builders.deepstream import Place, deepstream_config
-from builders.spec import SpecError
+from builders.repository.deepstream import PipelineElement, render_deepstream_config
+from builders.spec.catalogue import models
+from builders.tensors import SpecError
 
 TEXT = descriptor_pb2.FieldDescriptorProto.TYPE_STRING
 WHOLE = descriptor_pb2.FieldDescriptorProto.TYPE_INT64
@@ -85,11 +85,11 @@ def control() -> type:
 @pytest.mark.parametrize("name", ["person_gender", "person_reid_kd_r18"])
 def test_it_says_what_the_declaration_says(control: type, name: str) -> None:
     (model,) = models([name])
-    text = deepstream_config(model, Place(7, 3, "triton:8001"))
+    text = render_deepstream_config(model, PipelineElement(7, 3, "triton:8001"))
     found = text_format.Parse(text, control())
     infer = found.infer_config
     assert (infer.unique_id, list(infer.gpu_ids)) == (7, [0])
-    assert infer.max_batch_size == model.batching.maximum
+    assert infer.max_batch_size == model.batching.max_batch_size
     assert [o.name for o in infer.backend.outputs] == [o.name for o in model.outputs]
     assert infer.backend.triton.model_name == name
     assert infer.backend.triton.grpc.url == "triton:8001"
@@ -105,4 +105,4 @@ def test_it_says_what_the_declaration_says(control: type, name: str) -> None:
 def test_models_of_other_pictures_are_refused(name: str) -> None:
     (model,) = models([name])
     with pytest.raises(SpecError, match="does not take one crop of a person"):
-        deepstream_config(model, Place())
+        render_deepstream_config(model, PipelineElement())

@@ -1,9 +1,10 @@
-"""Plans in the repository: passports, verification, the doctor, and ONNX files."""
+"""Plans in the repository: records, verification, the doctor, and ONNX files."""
 
 from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,23 +15,26 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from builders.build import BuildOptions, Built, build, render
-from builders.catalogue import models
-from builders.check import Check, VerificationError, reference_check
-from builders.onnx_file import (
-    OnnxFileError,
-    declaration_of,
-    declaration_text,
-    sample_inputs,
-)
+from builders.build.build import BuildResult, build
+from builders.build.onnx_check import OnnxImportError, sample_inputs
+from builders.build.onnx_import import declaration_from_onnx, declaration_text
+from builders.build.source import BuildOptions
+from builders.doctor import find_problems, plans
 from builders.ops.onnx import onnx_from_model
-from builders.repository import ROOT, Repository
-from builders.server import TritonServer
-from builders.tensorrt import doctor
+from builders.progress import no_progress
+from builders.repository.layout import ROOT, Repository
+from builders.repository.render import render_repository
+from builders.serve.tritonserver import TritonServer
+from builders.spec.catalogue import models
 from builders.tensorrt.engine import Engine, EngineError, Gpu
 from builders.tensorrt.library import PlanError, load_library
 from builders.tensorrt.plan import PlanOptions, plan_from_onnx
-from builders.verify import verify_built
+from builders.verify.reference import (
+    ReferenceAnswers,
+    VerificationError,
+    compute_reference,
+)
+from builders.verify.verification import verify_artefact
 from builders.weights import StandIn, stand_in_weights
 
 pytest.importorskip("tensorrt_rtx")
@@ -39,35 +43,35 @@ pytest.importorskip("tensorrt_rtx")
 FP16 = BuildOptions("fp16", ("sm_86",))
 
 
-def _build(repository: Repository, options: BuildOptions = FP16) -> Built:
-    return build("rtx", GENDER, StandIn(), repository, options, lambda _doing: None)
+def _build(repository: Repository, options: BuildOptions = FP16) -> BuildResult:
+    return build("rtx", GENDER, StandIn(), repository, options)
 
 
 @pytest.fixture
 def built(tmp_path: Path) -> Repository:
     repository = Repository(tmp_path)
-    render(repository)
+    render_repository(repository)
     _build(repository)
     return repository
 
 
 def _plan(repository: Repository) -> Path:
-    return repository.built(GENDER.name, "model.plan")
+    return repository.artefact_path(GENDER.name, "model.plan")
 
 
-def _edit_passport(repository: Repository, **changes: Any) -> None:
+def _edit_record(repository: Repository, **changes: Any) -> None:
     path = _plan(repository).with_name("model.plan.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def _found(repository: Repository, **options: Any) -> list[str]:
-    texts = [str(finding) for finding in doctor.findings(repository, **options)]
+    texts = [str(finding) for finding in find_problems(repository, **options)]
     return [text for text in texts if text.startswith("person_gender/")]
 
 
-def test_a_plan_has_a_passport_and_what_runs_it(built: Repository) -> None:
-    passport = built.record(_plan(built))
-    assert passport is not None
+def test_a_plan_has_a_record_and_what_runs_it(built: Repository) -> None:
+    record = built.record(_plan(built))
+    assert record is not None
     expected = {
         "library": "TensorRT-RTX",
         "gpus": ["sm_86"],
@@ -77,15 +81,33 @@ def test_a_plan_has_a_passport_and_what_runs_it(built: Repository) -> None:
         "stand_in": True,
         "parity": None,
     }
-    assert expected.items() <= passport.items()
+    assert expected.items() <= record.items()
     files = {path.name for path in _plan(built).parent.iterdir()}
-    assert files == {"model.plan", "model.plan.json", "plan_model.py", "engine.py"}
+    rendered = {"plan_model.py", "engine.py", "cpu_model.py", "cpu_session.py"}
+    rendered |= {"deadlines.py", "failures.py", "pause_watchdog.py", "refusals.py"}
+    assert files == {"model.plan", "model.plan.json"} | rendered
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16"])
+def test_a_network_without_convolutions_gets_a_plan(
+    tmp_path: Path, precision: Any
+) -> None:
+    (pair,) = models(["kinship_pair"])
+    repository = Repository(tmp_path)
+    render_repository(repository)
+    options = BuildOptions(precision, ("sm_86",))
+    result = build("rtx", pair, StandIn(), repository, options)
+    assert f"{precision}, matrix multiplications: 2 FP32 (" in result.summary
+    record = repository.record(result.path) or {}
+    assert record["matrix_multiplications"] == {"FP32": 2}
+    assert record["profile"] == [1, 1024, 4096]
+    assert record["tensors"]["embedding_a"] == ["FP32", 256]
 
 
 def test_a_plan_is_built_again_only_for_a_reason(built: Repository) -> None:
-    assert not _build(built).fresh
-    assert _build(built, BuildOptions("fp32", ("sm_86",))).fresh
-    assert _build(built, BuildOptions("fp32", ("sm_86", "sm_120"))).fresh
+    assert not _build(built).rebuilt
+    assert _build(built, BuildOptions("fp32", ("sm_86",))).rebuilt
+    assert _build(built, BuildOptions("fp32", ("sm_86", "sm_120"))).rebuilt
 
 
 def test_a_full_disk_leaves_the_old_plan(
@@ -107,19 +129,19 @@ def test_a_full_disk_leaves_the_old_plan(
 
 def test_a_truncated_plan_is_noticed_before_it_is_loaded(built: Repository) -> None:
     _plan(built).write_bytes(_plan(built).read_bytes()[:5000])
-    check = Check({}, {}, str(StandIn()))
+    check = ReferenceAnswers({}, {}, str(StandIn()))
     with pytest.raises(VerificationError, match="not the file that its record"):
-        verify_built(GENDER, built, "rtx", None, check)
+        verify_artefact(GENDER, built, "rtx", None, check)
     assert any("was changed after it was built" in text for text in _found(built))
 
 
 def test_without_a_gpu_plans_say_so(built: Repository) -> None:
     arrays = stand_in_weights(GENDER).arrays
-    check = reference_check(GENDER, arrays, StandIn())
-    with pytest.raises(EngineError, match=r"no NVIDIA GPU here .*cpu target"):
-        verify_built(GENDER, built, "rtx", "fp16", check)
+    check = compute_reference(GENDER, arrays, StandIn())
+    with pytest.raises(PlanError, match=r"no NVIDIA GPU here .*cpu target"):
+        verify_artefact(GENDER, built, "rtx", "fp16", check)
     with pytest.raises(VerificationError, match="is fp16, not fp32"):
-        verify_built(GENDER, built, "rtx", "fp32", check)
+        verify_artefact(GENDER, built, "rtx", "fp32", check)
     assert any("cannot run here: no NVIDIA GPU" in text for text in _found(built))
 
 
@@ -127,7 +149,7 @@ def test_a_plan_for_another_gpu(
     built: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        doctor, "current_gpu", lambda: Gpu("NVIDIA H200", "sm_90", "CUDA 13.0")
+        plans, "current_gpu", lambda: Gpu("NVIDIA H200", "sm_90", "CUDA 13.0")
     )
     (text,) = (t for t in _found(built) if "sm_90" in t)
     assert "was built for sm_86, and this NVIDIA H200 is sm_90" in text
@@ -137,8 +159,8 @@ def test_a_plan_for_another_gpu(
 def test_a_plan_of_another_tensorrt(
     built: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "current_gpu", lambda: Gpu("A", "sm_86", "CUDA 13.0"))
-    _edit_passport(built, version="1.2.0")
+    monkeypatch.setattr(plans, "current_gpu", lambda: Gpu("A", "sm_86", "CUDA 13.0"))
+    _edit_record(built, version="1.2.0")
     assert any(
         "was built by TensorRT-RTX 1.2.0, and 1.7.1.116 is installed" in text
         for text in _found(built)
@@ -160,16 +182,16 @@ CONTAINERS = {
 def test_container_months(
     built: Repository, library: str, version: str, container: str, message: str | None
 ) -> None:
-    _edit_passport(built, library=library, version=version)
+    _edit_record(built, library=library, version=version)
     found = [t for t in _found(built, container=container) if "container" in t]
-    if container in doctor.CONTAINERS:
+    if container in plans.CONTAINERS:
         assert [message in t for t in found] == ([True] if message else [])
-    texts = [str(f) for f in doctor.findings(built, container=container)]
+    texts = [str(f) for f in find_problems(built, container=container)]
     assert any("not confirmed" in t for t in texts) == (container == "25.01")
 
 
 def test_config_and_declaration_against_the_plan(built: Repository) -> None:
-    _edit_passport(built, tensors={}, profile=[1, 8, 8])
+    _edit_record(built, tensors={}, profile=[1, 8, 8])
     found = " ".join(_found(built))
     assert "takes batches up to 8, the config says 64" in found
     assert "has tensors {}" in found
@@ -177,22 +199,23 @@ def test_config_and_declaration_against_the_plan(built: Repository) -> None:
 
 def test_parity_and_stale_inputs(built: Repository) -> None:
     assert any("never compared" in text for text in _found(built))
-    _edit_passport(built, parity=[{"passed": False}])
+    _edit_record(built, parity=[{"passed": False}])
     assert any("outside the model's tolerance" in text for text in _found(built))
-    passport = built.record(_plan(built)) or {}
-    _edit_passport(built, inputs=passport["inputs"] | {"graph": "old"})
+    record = built.record(_plan(built)) or {}
+    _edit_record(built, inputs=record["inputs"] | {"graph": "old"})
     assert any("was built by other code" in text for text in _found(built))
-    _edit_passport(built, inputs=passport["inputs"] | {"weights": "a.pth"})
+    _edit_record(built, inputs=record["inputs"] | {"weights": "a.pth"})
     assert any("was built from a.pth" in text for text in _found(built))
 
 
 def test_the_doctor_finds_nothing_wrong_with_the_running_server(
     repository: Repository, server: TritonServer
 ) -> None:
-    texts = [str(f) for f in doctor.findings(repository, server=server.grpc_address)]
+    texts = [str(f) for f in find_problems(repository, server=server.grpc_address)]
     assert texts
-    assert all("stand-in weights" in text for text in texts)
-    away = [str(f) for f in doctor.findings(repository, server="127.0.0.1:1")]
+    known = ("stand-in weights", "published vulnerabilities")
+    assert all(any(part in text for part in known) for text in texts)
+    away = [str(f) for f in find_problems(repository, server="127.0.0.1:1")]
     assert any("does not answer" in text for text in away)
 
 
@@ -209,28 +232,38 @@ def test_the_engine_refuses_batches_over_its_profile() -> None:
 
 def test_verification_is_recorded(tmp_path: Path) -> None:
     repository = Repository(tmp_path)
-    build("cpu", GENDER, StandIn(), repository, BuildOptions(), lambda _doing: None)
+    build("cpu", GENDER, StandIn(), repository, BuildOptions())
     arrays = stand_in_weights(GENDER).arrays
-    check = reference_check(GENDER, arrays, StandIn())
+    check = compute_reference(GENDER, arrays, StandIn())
     check.save(tmp_path / "check.npz")
-    (measure,) = verify_built(
-        GENDER, repository, "cpu", None, Check.load(tmp_path / "check.npz")
+    (measure,) = verify_artefact(
+        GENDER, repository, "cpu", None, ReferenceAnswers.load(tmp_path / "check.npz")
     )
     assert measure.passed
     assert measure.agreement == 1.0
-    record = repository.record(repository.built(GENDER.name, "model.onnx")) or {}
+    record = (
+        repository.record(repository.artefact_path(GENDER.name, "model.onnx")) or {}
+    )
     assert record["parity"][0]["passed"]
 
     wrong = {name: 1 - answer for name, answer in check.answers.items()}
-    (measure,) = verify_built(
-        GENDER, repository, "cpu", None, Check(check.inputs, wrong, check.origin)
+    (measure,) = verify_artefact(
+        GENDER,
+        repository,
+        "cpu",
+        None,
+        ReferenceAnswers(check.inputs, wrong, check.origin),
     )
     assert not measure.passed
-    with pytest.raises(VerificationError, match="not a saved check"):
-        Check.load(repository.built(GENDER.name, "model.onnx"))
+    with pytest.raises(VerificationError, match="not a saved reference"):
+        ReferenceAnswers.load(repository.artefact_path(GENDER.name, "model.onnx"))
     with pytest.raises(VerificationError, match=r"the reference from other.wts"):
-        verify_built(
-            GENDER, repository, "cpu", None, Check({}, {}, "other.wts, sha256 1")
+        verify_artefact(
+            GENDER,
+            repository,
+            "cpu",
+            None,
+            ReferenceAnswers({}, {}, "other.wts, sha256 1"),
         )
 
 
@@ -252,7 +285,7 @@ def _onnx(path: Path, *, batch: Any = "N", **changes: Any) -> Path:
 
 
 def test_onnx_files_are_declared_as_they_are(tmp_path: Path) -> None:
-    model = declaration_of(_onnx(tmp_path / "m.onnx"), "doubler")
+    model = declaration_from_onnx(_onnx(tmp_path / "m.onnx"), "doubler")
     (tensor,) = model.inputs
     assert (tensor.name, tensor.data_type, tensor.shape) == ("input.1", "FP32", (4,))
     scope: dict[str, Any] = {}
@@ -263,30 +296,30 @@ def test_onnx_files_are_declared_as_they_are(tmp_path: Path) -> None:
 
 def test_onnx_files_that_cannot_be_served(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
-    with pytest.raises(OnnxFileError, match="batch dimension that varies, got 2"):
-        declaration_of(_onnx(path, batch=2), "m")
+    with pytest.raises(OnnxImportError, match="batch dimension that varies, got 2"):
+        declaration_from_onnx(_onnx(path, batch=2), "m")
     path.write_bytes(b"\xff" * 99)
-    with pytest.raises(OnnxFileError, match="not an ONNX file"):
-        declaration_of(path, "m")
-    with pytest.raises(OnnxFileError, match="cannot be read"):
-        declaration_of(tmp_path / "no.onnx", "m")
+    with pytest.raises(OnnxImportError, match="not an ONNX file"):
+        declaration_from_onnx(path, "m")
+    with pytest.raises(OnnxImportError, match="cannot be read"):
+        declaration_from_onnx(tmp_path / "no.onnx", "m")
     proto = onnx_from_model(GENDER, stand_in_weights(GENDER).arrays)
     onnx.save(proto, path, save_as_external_data=True, location="weights.bin")
-    with pytest.raises(OnnxFileError, match="in other files"):
-        declaration_of(path, "m")
+    with pytest.raises(OnnxImportError, match="in other files"):
+        declaration_from_onnx(path, "m")
 
 
 def test_the_parser_route_builds_our_own_networks() -> None:
     library = load_library("rtx")
     data = onnx_from_model(GENDER, stand_in_weights(GENDER).arrays).SerializeToString()
     arguments = (library, data, GENDER.inputs, GENDER.batching)
-    plan = plan_from_onnx(*arguments, PlanOptions("fp32", ("sm_86",)), lambda _: None)
+    plan = plan_from_onnx(*arguments, PlanOptions("fp32", ("sm_86",)), no_progress)
     assert plan.types == {"FP32": 16}
     with pytest.raises(PlanError, match="takes types from the ONNX file"):
-        plan_from_onnx(*arguments, PlanOptions("fp16", ("sm_86",)), lambda _: None)
+        plan_from_onnx(*arguments, PlanOptions("fp16", ("sm_86",)), no_progress)
     with pytest.raises(PlanError, match="cannot parse"):
         plan_from_onnx(
-            library, b"junk", (), GENDER.batching, PlanOptions(), lambda _: None
+            library, b"junk", (), GENDER.batching, PlanOptions(), no_progress
         )
 
 
@@ -304,6 +337,7 @@ def test_import_makes_a_model_of_any_onnx_file(tree: Path) -> None:
         done = subprocess.run(
             [sys.executable, "-m", "builders", *arguments],
             cwd=tree,
+            env=os.environ | {"PYTHONPATH": str(tree / "client")},
             capture_output=True,
             text=True,
             check=False,
@@ -321,6 +355,6 @@ def test_import_makes_a_model_of_any_onnx_file(tree: Path) -> None:
     printed = run("build", "doubler", "--target", "rtx", "--gpu", "sm_86")
     assert "built      doubler: TensorRT-RTX" in printed, printed
     assert (folder / "1" / "model.plan").is_file()
-    assert 'pip install "personserve[tensorrt]"' in run(
+    assert 'pip install -e ".[tensorrt]"' in run(
         "build", "doubler", "--target", "tensorrt"
     )

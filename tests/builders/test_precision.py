@@ -9,18 +9,19 @@ import cv2
 import numpy as np
 import pytest
 
-from builders.catalogue import models
-from builders.check import Check
 from builders.ops.torch import Reference
-from builders.parity import parity_inputs
 from builders.precision import timing
-from builders.precision.measure import Row, SweepPoint, measure_precisions
-from builders.precision.report import summary, write_report
-from builders.quantisation.table import CHECK_FILE
-from builders.repository import Repository
-from builders.runtimes.cpu_session import has_bf16
+from builders.precision.measure import PrecisionRow, SweepPoint, measure_precisions
+from builders.precision.report import summarise_reports, write_report
+from builders.quantisation.table import HELD_OUT_FILE
+from builders.repository.layout import Repository
+from builders.repository.runtimes.cpu_session import has_bf16
+from builders.repository.verified import read_verified
+from builders.spec.catalogue import models
+from builders.verify.inputs import seeded_inputs
+from builders.verify.reference import ReferenceAnswers
 from builders.weights import StandIn, stand_in_weights
-from tests.int8_tables import steps_of, table_of
+from tests.int8_tables import scales_of, table_of
 
 (RECON,) = models(["person_gender_gennet_recon"])
 
@@ -28,18 +29,20 @@ from tests.int8_tables import steps_of, table_of
 def test_every_precision_is_measured_and_a_second_run_adds_to_the_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(timing, "SECONDS_A_BATCH", 0.01)
+    monkeypatch.setattr(timing, "SECONDS_PER_BATCH", 0.0)
+    monkeypatch.setattr(timing, "MIN_RUNS", 2)
     repository = Repository(tmp_path / "repository")
-    arrays, inputs = stand_in_weights(RECON).arrays, parity_inputs(RECON)
-    table_of(RECON, steps_of(RECON, arrays, inputs)).save(repository)
-    Check(inputs, Reference(RECON, arrays)(**inputs), str(StandIn())).save(
-        repository.built(RECON.name, CHECK_FILE)
+    arrays, inputs = stand_in_weights(RECON).arrays, seeded_inputs(RECON)
+    table_of(RECON, scales_of(RECON, arrays, inputs)).save(repository)
+    ReferenceAnswers(inputs, Reference(RECON, arrays)(**inputs), str(StandIn())).save(
+        repository.artefact_path(RECON.name, HELD_OUT_FILE)
     )
+    verified = tmp_path / "verified"
     rows = [
         row
         for target in ("torch", "cpu")
         for row in measure_precisions(
-            RECON, StandIn(), repository, target, lambda _: None
+            RECON, StandIn(), repository, target, publish_to=verified
         )
     ]
     assert [(row.runner, row.precision) for row in rows] == [
@@ -58,21 +61,25 @@ def test_every_precision_is_measured_and_a_second_run_adds_to_the_report(
     assert all(row.passed for row in rows)
     sizes = {row.precision: row.file_bytes or 0 for row in rows}
     assert sizes["int8"] < sizes["fp32"] / 2
-    assert set(repository.verifications(RECON.name)) >= {
+    assert set(read_verified(RECON.name, verified)) >= {
         *("cpu fp32", "cpu fp32 openvino", "cpu int8", "cpu int8 openvino"),
     }
 
     folder = tmp_path / "reports" / RECON.name
     points = [SweepPoint(32, 0.04), SweepPoint(128, 0.02)]
-    path, table = write_report(folder, RECON, rows, points)
-    assert table.count("| int8 |") == 2 * 8
-    more = [Row("TensorRT", "fp16", {1: 0.2, 64: 1.5}, parity="close")]
+    path, report = write_report(folder, RECON, rows, points)
+    assert report.to_markdown().count("| int8 |") == 2 * 8
+    assert report.warning.startswith("Stand-in weights")
+    assert all(list(row.spread_ms) == list(row.ms) for row in rows)
+    low, high = rows[0].spread_ms[64]
+    assert f"{low:.3f} to {high:.3f}" in report.to_markdown()
+    more = [PrecisionRow("TensorRT", "fp16", {1: 0.2, 64: 1.5}, parity="close")]
     write_report(folder, RECON, more, [])
     record = json.loads((folder / "report.json").read_text())
     assert len(record["rows"]) == len(rows) + 1
     assert len(record["sweep"]) == 2, "kept from the run before"
     assert "TensorRT" in path.read_text()
-    assert summary(folder.parent).splitlines()[4].endswith(" | 1.500 |")
+    assert summarise_reports(folder.parent).splitlines()[4].endswith(" | 1.500 |")
     for stem in ("throughput", "sweep"):
         assert np.std(cv2.imread(str(folder / f"{stem}.png"))) > 5
 
@@ -80,10 +87,10 @@ def test_every_precision_is_measured_and_a_second_run_adds_to_the_report(
 def test_a_precision_that_cannot_be_built_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(timing, "SECONDS_A_BATCH", 0.0)
+    monkeypatch.setattr(timing, "SECONDS_PER_BATCH", 0.0)
     monkeypatch.setattr(timing, "LARGEST_BATCH", 1)
     repository = Repository(tmp_path / "repository")
-    *_, int8 = measure_precisions(RECON, StandIn(), repository, "cpu", lambda _: None)
+    *_, int8 = measure_precisions(RECON, StandIn(), repository, "cpu")
     assert "no INT8 table yet" in int8.parity
     assert not int8.passed
     assert int8.ms == {}

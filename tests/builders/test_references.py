@@ -1,4 +1,4 @@
-"""Every network against a torch module that shares no code with it."""
+"""Every network against an independent torch module that shares no code with it."""
 
 from __future__ import annotations
 
@@ -6,27 +6,36 @@ import numpy as np
 import pytest
 import torch
 
-from builders.catalogue import catalogue
 from builders.networks.fastreid import fastreid_model
 from builders.networks.residual import StemPool
 from builders.ops.onnx import onnx_from_model
 from builders.ops.torch import Reference
-from builders.parity import parity_inputs
-from builders.spec import Model
-from builders.weights import Contents
-from builders.weights.checkpoint import matched
-from tests.references import REFERENCES, randomised
+from builders.spec.catalogue import catalogue
+from builders.spec.model import Model
+from builders.spec.source import Source
+from builders.verify.inputs import seeded_inputs
+from builders.weights import CheckpointContents
+from builders.weights.checkpoint import match_checkpoint
+from tests.references import random_reference, reference_names, shrink_model
 
-MODELS = {n: d for n, d in catalogue().items() if isinstance(d, Model)}
+SOURCE = Source("test", licence="none", url="https://example.com")
+MODELS = {n: shrink_model(d) for n, d in catalogue().items() if isinstance(d, Model)}
 
 
 def test_every_model_has_a_reference() -> None:
-    assert set(REFERENCES) == set(MODELS)
+    missing = sorted(set(MODELS) - reference_names())
+    assert not missing, "; ".join(
+        f"add tests/references/{name}.py with REFERENCE, a torch module of {name} that "
+        "shares no code with builders/networks"
+        for name in missing
+    )
+    unused = sorted(reference_names() - set(MODELS))
+    assert not unused, f"tests/references has files of unknown models: {unused}"
 
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_networks_equal_their_independent_reference(model: Model) -> None:
-    _compare(model, randomised(model.name))
+    _compare(model, random_reference(model.name))
 
 
 @pytest.mark.parametrize("stem_pool", ["padded", "ceil"])
@@ -34,9 +43,9 @@ def test_fastreid_at_the_other_size_and_with_the_older_stem(
     stem_pool: StemPool,
 ) -> None:
     model = fastreid_model(
-        "x", depth=18, ibn=True, size_hw=(256, 128), stem_pool=stem_pool, source="x"
+        "x", depth=18, ibn=True, size_hw=(256, 128), stem_pool=stem_pool, source=SOURCE
     )
-    module = randomised("person_reid_kd_r18")
+    module = random_reference("person_reid_kd_r18")
     if stem_pool == "padded":
         module.get_submodule("backbone").maxpool = torch.nn.MaxPool2d(3, 2, padding=1)
     _compare(model, module)
@@ -46,8 +55,8 @@ def _compare(model: Model, module: torch.nn.Module) -> None:
     import onnxruntime
 
     state = {key: value.numpy() for key, value in module.state_dict().items()}
-    arrays = matched(model, Contents(state, "torch"), "reference")
-    crops = parity_inputs(model)
+    arrays = match_checkpoint(model, CheckpointContents(state, "torch"), "reference")
+    crops = seeded_inputs(model)
     with torch.inference_mode():
         expected = module(*(torch.from_numpy(c) for c in crops.values()))
 

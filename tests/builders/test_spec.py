@@ -1,4 +1,4 @@
-"""Wrong declarations fail when they are declared, and say why."""
+"""Declarations that cannot work are refused on construction, with the reason."""
 
 from __future__ import annotations
 
@@ -9,17 +9,11 @@ from typing import Any
 import pytest
 
 from builders.models import person_gender, person_reid_kd_r18
-from builders.spec import (
-    Batching,
-    Ensemble,
-    Image,
-    Output,
-    PythonModel,
-    SpecError,
-    Step,
-    Tensor,
-    Vector,
-)
+from builders.spec.catalogue import UnknownModelError, models
+from builders.spec.ensemble import Ensemble, PythonModel, Step
+from builders.spec.model import Batching
+from builders.spec.source import Source
+from builders.tensors import Image, Output, SpecError, Tensor, Vector
 from ensembles import person_attributes, person_preprocess
 
 GENDER = person_gender.MODEL
@@ -49,6 +43,11 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
         lambda: replace(GENDER, vectors=(Vector("x", 3),)),
         "not both",
     ),
+    "source nowhere": (
+        lambda: replace(GENDER, source=Source("a talk", licence="MIT")),
+        "neither a url nor a paper",
+    ),
+    "source without licence": (lambda: Source("IBN-Net", licence=""), "a licence"),
     "no output": (lambda: replace(GENDER, outputs=()), "at least one"),
     "two of a name": (
         lambda: replace(GENDER, images=(_image(name="female_probability"),)),
@@ -59,11 +58,11 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "height": (lambda: _image(height=0), "within"),
     "labels": (lambda: Output("x", 3, labels=("a", "b")), "one probability"),
     "threshold": (lambda: Output("x", 1, threshold=1.5), "inside"),
-    "usual batch": (lambda: Batching(maximum=4, usual=8), "within"),
+    "optimal batch": (lambda: Batching(max_batch_size=4, opt_batch_size=8), "within"),
     "instances": (lambda: Batching(cpu_instances=0), "at least one"),
     "shape": (lambda: Tensor("x", "FP32", (0,)), "neither"),
     "file": (
-        lambda: PythonModel("m", PREPROCESS.source.with_name("no.py"), (), (), {}),
+        lambda: PythonModel("m", PREPROCESS.model_file.with_name("no.py"), (), (), {}),
         "no file",
     ),
     "unmapped input": (
@@ -74,7 +73,7 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
         lambda: _ensemble(
             Step(GENDER, {"crops": "crops"}, {"female_probability": "q"})
         ),
-        "no step makes output 'p'",
+        "no step produces output 'p'",
     ),
     "batched over Python": (
         lambda: replace(person_attributes.MODEL, batched=True),
@@ -100,3 +99,15 @@ def test_an_ensembles_tensors_come_from_its_models() -> None:
         (-1, 512),
     ]
     assert person_reid_kd_r18.MODEL in crops.models
+
+
+def test_an_unknown_model_is_refused_with_the_names_that_exist() -> None:
+    with pytest.raises(UnknownModelError) as error:
+        models(["person_gendr"])
+    assert "did you mean 'person_gender'?" in str(error.value)
+    assert "kinship_pair" in str(error.value)
+
+
+def test_a_source_is_cited_with_paper_and_link() -> None:
+    source = Source("IBN-Net", "MIT", url="https://example.com", paper="arXiv:1")
+    assert str(source) == "IBN-Net, arXiv:1, https://example.com"

@@ -4,32 +4,35 @@ the very network definition that the builder gets.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from builders.catalogue import catalogue, models
-from builders.ops import tensorrt as backend
 from builders.ops.folding import Kernel
-from builders.ops.placement import Int8, placement_of
-from builders.ops.tensorrt import TensorrtOps, define_network
+from builders.ops.placement import Int8, placement_from_model
 from builders.ops.torch import Reference
-from builders.parity import parity_inputs
-from builders.spec import Model
+from builders.progress import no_progress
+from builders.spec.catalogue import catalogue, models
+from builders.spec.model import Model
+from builders.tensorrt import network as backend
+from builders.tensorrt.inspection import require_types, types_from_inspector
 from builders.tensorrt.library import Library, PlanError, load_library
-from builders.tensorrt.plan import PlanOptions, plan_from_model, types_from_inspector
-from builders.weights import Contents, stand_in_weights
-from builders.weights.checkpoint import matched
-from tests.references import randomised
+from builders.tensorrt.network import TensorrtOps, define_network
+from builders.tensorrt.plan import PlanOptions, plan_from_model
+from builders.verify.inputs import seeded_inputs
+from builders.weights import CheckpointContents, stand_in_weights
+from builders.weights.checkpoint import match_checkpoint
+from tests.references import random_reference, shrink_model
 from tests.tensorrt_interpreter import Interpreter
 
 pytest.importorskip("tensorrt_rtx")
 
 MODELS = {model.name: model for model in models()}
-EVERY = {n: d for n, d in catalogue().items() if isinstance(d, Model)}
+EVERY = {n: shrink_model(d) for n, d in catalogue().items() if isinstance(d, Model)}
 """With those on request."""
 
 GPUS = ("sm_80", "sm_86", "sm_89", "sm_120")
@@ -37,16 +40,27 @@ LIBRARY = load_library("rtx")
 GENDER = MODELS["person_gender"]
 
 
+@lru_cache(maxsize=1)
+def _random_arrays(name: str) -> Any:
+    state = random_reference(name).state_dict()
+    arrays = {key: value.numpy() for key, value in state.items()}
+    contents = CheckpointContents(arrays, "torch")
+    return match_checkpoint(EVERY[name], contents, "reference")
+
+
 def _randomised(model: Model) -> Any:
     """Every weight and statistic random, from the independent reference."""
-    state = randomised(model.name).state_dict()
-    arrays = {key: value.numpy() for key, value in state.items()}
-    return matched(model, Contents(arrays, "torch"), "reference")
+    return _random_arrays(model.name)
 
 
-@cache
+@lru_cache(maxsize=1)
 def _stand_ins(name: str) -> Any:
     return stand_in_weights(MODELS[name]).arrays
+
+
+def _inputs(model: Model) -> dict[str, np.ndarray]:
+    """A smooth image and one of independent pixels; the interpreter is slow."""
+    return {name: rows[-2:] for name, rows in seeded_inputs(model).items()}
 
 
 def _interpreted(
@@ -55,14 +69,20 @@ def _interpreted(
     trt = library.trt
     builder = trt.Builder(trt.Logger(trt.Logger.ERROR))
     network = library.create_network(builder)
-    kept = define_network(library, network, model, _randomised(model), "fp32")
-    outputs = Interpreter(trt).run(network, **(crops or parity_inputs(model)))
-    del kept
+    ops = define_network(library, network, model, _randomised(model), "fp32")
+    outputs = Interpreter(trt).run(network, **(crops or _inputs(model)))
+    del ops
     return outputs
 
 
+@cache
+def _reference_outputs(name: str) -> dict[str, np.ndarray]:
+    model = EVERY[name]
+    return Reference(model, _randomised(model))(**_inputs(model))
+
+
 def _gap(model: Model, got: dict[str, np.ndarray]) -> float:
-    reference = Reference(model, _randomised(model))(**parity_inputs(model))
+    reference = _reference_outputs(model.name)
     return max(float(np.abs(got[k] - v).max()) for k, v in reference.items())
 
 
@@ -71,7 +91,15 @@ def test_the_network_definition_equals_the_torch_ops(model: Model) -> None:
     assert _gap(model, _interpreted(model)) < 1e-4
 
 
-@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+INSTANCE_NORM = {
+    name: model
+    for name, model in EVERY.items()
+    if any(".IN." in key for key in model.summary.layout)
+}
+"""Models with instance norm, whose definitions depend on the library having it."""
+
+
+@pytest.mark.parametrize("model", INSTANCE_NORM.values(), ids=INSTANCE_NORM)
 def test_so_does_instance_norm_decomposed(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,7 +118,7 @@ def _wrong_stride(patch: pytest.MonkeyPatch) -> None:
 
 
 def _wrong_eps(patch: pytest.MonkeyPatch) -> None:
-    right = backend.fold
+    right = backend.fold_norm
 
     def wrong(*args: Any, **rest: Any) -> Kernel:
         kernel = right(*args, **rest)
@@ -100,7 +128,7 @@ def _wrong_eps(patch: pytest.MonkeyPatch) -> None:
         object.__setattr__(norm, "eps", 1e-2)
         return kernel
 
-    patch.setattr(backend, "fold", wrong)
+    patch.setattr(backend, "fold_norm", wrong)
 
 
 def _swapped_halves(patch: pytest.MonkeyPatch) -> None:
@@ -129,21 +157,20 @@ def test_a_broken_op_is_noticed(break_it: Any, monkeypatch: pytest.MonkeyPatch) 
     assert _gap(GENDER, _interpreted(GENDER)) > 1e-3
 
 
-@pytest.mark.parametrize("gpu", GPUS)
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
-def test_every_model_builds_in_every_precision(model: Model, gpu: str) -> None:
+def test_every_model_builds_in_every_precision_for_every_gpu(model: Model) -> None:
     arrays = _stand_ins(model.name)
-    placement = placement_of(model)
+    placement = placement_from_model(model)
     int8 = Int8(placement, dict.fromkeys(placement.keys, 0.05))
     for precision in LIBRARY.precisions:
-        if precision == "int8" and (gpu != "sm_86" or not placement.layers):
-            continue  # for one GPU, because builds take most of the tests' time
+        if precision == "int8" and not placement.layers:
+            continue
         plan = plan_from_model(
             LIBRARY,
             model,
             arrays,
-            PlanOptions(precision, (gpu,)),
-            lambda _: None,
+            PlanOptions(precision, GPUS),  # one build for all takes no longer than one
+            no_progress,
             int8 if precision == "int8" else None,
         )
         wanted = {"fp16": "FP16", "bf16": "BF16"}.get(precision, "FP32")
@@ -152,20 +179,21 @@ def test_every_model_builds_in_every_precision(model: Model, gpu: str) -> None:
             continue
         precise = 20 if "r50" in model.name else 0  # four in each non-local block
         if model.vectors:
-            assert plan.types == {}, "no convolutions, and linear layers stay FP32"
+            assert plan.types == {"FP32": 2}, "linear layers stay FP32"
+            assert plan.layer_kind == "matrix multiplications"
         elif wanted == "FP32":
             assert set(plan.types) == {"FP32"}
         else:
             assert plan.types.get("FP32", 0) == precise
             assert set(plan.types) <= {wanted, "FP32"}
-        assert len(plan.data) > 2 * model.survey.parameters
+        assert len(plan.data) > 2 * model.summary.parameter_count
 
 
 def test_sensitive_parts_stay_in_fp32() -> None:
     model = MODELS["person_gender_reid"]
     trt = LIBRARY.trt
     network = LIBRARY.create_network(trt.Builder(trt.Logger(trt.Logger.ERROR)))
-    kept = define_network(LIBRARY, network, model, _randomised(model), "fp16")
+    ops = define_network(LIBRARY, network, model, _randomised(model), "fp16")
     half, whole = trt.LayerType.CONVOLUTION, set()
     for index in range(network.num_layers):
         layer = network.get_layer(index)
@@ -173,7 +201,7 @@ def test_sensitive_parts_stay_in_fp32() -> None:
             assert layer.get_output(0).dtype == trt.float16
         elif layer.get_output(0).dtype == trt.float32:
             whole.add(layer.name)
-    del kept
+    del ops
     assert {
         "backbone.layer1.0.bn1.IN",
         "heads.pool_layer.pow",
@@ -187,9 +215,9 @@ def test_sensitive_parts_stay_in_fp32() -> None:
 def test_layers_are_named_after_the_checkpoint() -> None:
     trt = LIBRARY.trt
     network = LIBRARY.create_network(trt.Builder(trt.Logger(trt.Logger.ERROR)))
-    kept = define_network(LIBRARY, network, GENDER, _randomised(GENDER), "fp32")
+    ops = define_network(LIBRARY, network, GENDER, _randomised(GENDER), "fp32")
     names = [network.get_layer(i).name for i in range(network.num_layers)]
-    del kept
+    del ops
     assert len(set(names)) == len(names)
     assert {"backbone.conv1", "backbone.layer1.0.conv1.IN", "gender_conv.0"} <= set(
         names
@@ -198,9 +226,7 @@ def test_layers_are_named_after_the_checkpoint() -> None:
 
 def _plan(**options: Any) -> Any:
     arrays = options.pop("arrays", None) or stand_in_weights(GENDER).arrays
-    return plan_from_model(
-        LIBRARY, GENDER, arrays, PlanOptions(**options), lambda _: None
-    )
+    return plan_from_model(LIBRARY, GENDER, arrays, PlanOptions(**options), no_progress)
 
 
 def test_gpu_types_are_asked_for_and_checked() -> None:
@@ -218,16 +244,23 @@ def test_weights_of_a_wrong_shape_are_refused() -> None:
 
 
 def test_progress_is_reported() -> None:
-    said: list[str] = []
+    states: list[tuple[str, int, int]] = []
+
+    def record_state(what: str, done: int = 0, total: int = 0) -> None:
+        states.append((what, done, total))
+
     arrays = stand_in_weights(GENDER).arrays
     options = PlanOptions("fp16", ("sm_86",))
-    plan_from_model(LIBRARY, GENDER, arrays, options, said.append)
-    assert any(text.startswith("building: ") for text in said)
+    plan_from_model(LIBRARY, GENDER, arrays, options, record_state)
+    phases = [state for state in states if state[0].startswith("building: ")]
+    assert phases
+    assert all(1 <= done <= total for _, done, total in phases)
 
 
 def test_an_interrupted_build_ends() -> None:
-    def interrupt(text: str) -> None:
-        if text.startswith("building: "):
+    def interrupt(what: str, done: int = 0, total: int = 0) -> None:
+        del done, total
+        if what.startswith("building: "):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -253,9 +286,74 @@ def test_inspectors_of_all_versions_are_read() -> None:
     assert types_from_inspector(text) == {"FP16": 2, "FP32": 1}
 
 
+GEMM = """{"Layers": [
+  {"LayerType": "CaskGemmMatrixMultiply", "Inputs": [{"Format/Datatype": "%s"}]},
+  {"LayerType": "PointWiseV2", "Inputs": [{"Format/Datatype": "FP16"}]}]}"""
+
+
+def test_a_network_without_convolutions_is_judged_by_its_matrix_multiplications() -> (
+    None
+):
+    kind: Any = "matrix multiplications"
+    types = types_from_inspector(GEMM % "Row major linear FP32", kind)
+    assert types == {"FP32": 1}
+    assert types_from_inspector(GEMM % "FP32") == {}
+    require_types(types, kind, "engine inspector", "FP32", 1)
+    half = types_from_inspector(GEMM % "Row major linear FP16 format", kind)
+    with pytest.raises(PlanError, match=r"not FP32: 1 matrix multiplications should"):
+        require_types(half, kind, "engine inspector", "FP32", 1)
+    # one fused kernel: the inspector names no such layer, and nothing can be judged
+    require_types({}, kind, "engine inspector", "FP32", 0)
+
+
+def _inspect_as(monkeypatch: pytest.MonkeyPatch, datatype: str) -> None:
+    """Let plans load, and the inspector show matrix multiplications of this type."""
+    inspector = SimpleNamespace(get_engine_information=lambda _kind: GEMM % datatype)
+    engine = SimpleNamespace(create_engine_inspector=lambda: inspector)
+    runtime = SimpleNamespace(deserialize_cuda_engine=lambda _data: engine)
+    monkeypatch.setattr(LIBRARY.trt, "Runtime", lambda _logger: runtime)
+
+
+def test_a_pair_head_is_fp32_in_every_precision_or_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pair = MODELS["kinship_pair"]
+    options = PlanOptions("fp16", ("sm_86",))
+
+    def build_plan() -> Any:
+        return plan_from_model(
+            LIBRARY, pair, _stand_ins(pair.name), options, no_progress
+        )
+
+    _inspect_as(monkeypatch, "Row major linear FP32")
+    plan = build_plan()
+    assert (plan.types, plan.types_from) == ({"FP32": 1}, "engine inspector")
+    _inspect_as(monkeypatch, "N/A due to dynamic shapes")
+    plan = build_plan()
+    assert plan.types == {"FP32": 2}
+    assert "network definition (the inspector gives no types)" in plan.types_from
+    _inspect_as(monkeypatch, "Row major linear FP16 format")
+    with pytest.raises(PlanError, match="not FP32: 1 matrix multiplications"):
+        build_plan()
+
+
+def test_without_a_gpu_a_builder_that_needs_one_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def create(_logger: Any) -> Any:
+        raise TypeError("factory function returned nullptr")
+
+    monkeypatch.setattr(LIBRARY.trt, "Builder", create)
+    with pytest.raises(PlanError, match=r"needs an NVIDIA GPU .*--target rtx --gpu"):
+        _plan(gpus=("sm_86",))
+    monkeypatch.setattr(LIBRARY.trt, "Builder", lambda _logger: None)
+    with pytest.raises(PlanError, match="needs an NVIDIA GPU"):
+        _plan(gpus=("sm_86",))
+
+
 def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "tensorrt", None)
-    with pytest.raises(PlanError, match=r'pip install "personserve\[tensorrt\]"'):
+    with pytest.raises(PlanError, match=r'pip install -e "\.\[tensorrt\]"'):
         load_library.__wrapped__("tensorrt")
 
 

@@ -1,8 +1,9 @@
-"""Reading checkpoints: what is read, and what is refused in which words."""
+"""Reading checkpoints: supported formats, and the messages of refused ones."""
 
 from __future__ import annotations
 
 import pickle
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,20 @@ import torch
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
-from builders.catalogue import catalogue, models
-from builders.commands import app
+from builders.commands.app import app
 from builders.models import person_gender, person_reid_kd_r18
-from builders.spec import Model
+from builders.spec.catalogue import catalogue, models
+from builders.spec.model import Model
 from builders.weights import (
     CheckpointError,
     load_weights,
     read_checkpoint,
     stand_in_weights,
     write_checkpoint,
+    wts,
 )
 from builders.weights.wts import read_wts, write_wts
-from tests.references import randomised
+from tests.references import random_reference
 
 GENDER = person_gender.MODEL
 REID = person_reid_kd_r18.MODEL
@@ -32,9 +34,9 @@ REID = person_reid_kd_r18.MODEL
 
 @pytest.fixture(scope="module")
 def arrays() -> dict[str, Any]:
-    """A whole gender checkpoint, counters included."""
+    """A complete gender checkpoint, including counters."""
     arrays = dict(stand_in_weights(GENDER, seed=3).arrays)
-    for key, entry in GENDER.survey.layout.items():
+    for key, entry in GENDER.summary.layout.items():
         if entry.kind == "counter":
             arrays[key] = np.array(7, np.int64)
     return arrays
@@ -197,7 +199,7 @@ KINSHIP = models(["kinship_compact"])[0]
 
 
 def _tensorflow_arrays(arrays: Any) -> dict[str, Any]:
-    """As TensorFlow would hold them: its names with `_`, HWIO and IO."""
+    """Return arrays as in TensorFlow: names with `_`, axes HWIO and IO."""
     names = {"weight": "W", "bias": "b"}
     norms = {"weight": "gamma", "bias": "beta"}
     ema = {"running_mean": "mean_EMA", "running_var": "variance_EMA"}
@@ -212,7 +214,7 @@ def _tensorflow_arrays(arrays: Any) -> dict[str, Any]:
 
 
 def _write_dialect(path: Path, dialect: str, arrays: dict[str, Any]) -> None:
-    """Written as the dialects' own scripts do (FACTS: dumpTFWts and its revision)."""
+    """Write a file as NVIDIA's dumpTFWts scripts and their revision do."""
     with path.open("wb") as file:
         file.write(f"{len(arrays)}\n".encode())
         for name, array in arrays.items():
@@ -226,6 +228,27 @@ def _write_dialect(path: Path, dialect: str, arrays: dict[str, Any]) -> None:
                 axes = {4: (3, 2, 0, 1), 2: (1, 0)}.get(flat.ndim, (0,))
                 values = [repr(float(v)) for v in flat.transpose(axes).ravel()]
             file.write(f"{name} 0 {flat.size} {' '.join(values)} \n".encode())
+
+
+def test_lines_of_wts_cost_little_memory_or_are_limited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.random.default_rng(0).normal(size=100_000).astype(np.float32)
+    path = tmp_path / "x.wts"
+    write_wts(path, {"x": values})
+    monkeypatch.setattr(wts, "MAX_LINE_BYTES", 1000)
+    tracemalloc.start()
+    try:
+        array = read_wts(path)[1]["x"]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (array == values).all()
+    assert peak < 6 * path.stat().st_size
+
+    path.write_text(path.read_text().replace(" ", "  "))
+    with pytest.raises(CheckpointError, match=r"line 2: 1,000,0.. bytes, over the lim"):
+        read_checkpoint(path)
 
 
 @pytest.mark.parametrize("dialect", ["B", "C", "D"])
@@ -297,13 +320,15 @@ del PUBLISHED["kinship_concat"]  # 1.28 GB; its layout is checked in test_shape
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_published_layout_loads_strictly(tmp_path: Path, name: str) -> None:
-    """The state dict of an ordinary module, as its training program would save it."""
-    state = randomised(name).state_dict()
+    """The state dict of an independent module, as a training program saves it."""
+    state = random_reference(name).state_dict()
     path = tmp_path / "published.pth"
     torch.save({"model": state, "iteration": 9}, path)
     loaded = load_weights(PUBLISHED[name], path).arrays
     floats = {key for key, value in state.items() if value.is_floating_point()}
-    assert floats - set(loaded) <= {"heads.weight"}
+    classifier = ("heads.weight", "classifier.weight", "classifier.bias")
+    dropped = {k for k in classifier if k not in PUBLISHED[name].summary.layout}
+    assert floats - set(loaded) <= dropped
     for key in loaded:
         np.testing.assert_array_equal(loaded[key], state[key].numpy())
 
@@ -345,7 +370,7 @@ def test_dialects_are_not_mixed(tmp_path: Path) -> None:
 
 
 def test_tensorpacks_npz_loads_strictly(tmp_path: Path) -> None:
-    """Names and layouts as the published file has them, made here."""
+    """An array file with the names and axes of the published one."""
     (model,) = models(["se_resnet50"])
     arrays = stand_in_weights(model).arrays
     published = {}

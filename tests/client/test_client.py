@@ -1,7 +1,8 @@
-"""The client above the wire, with a transport in place of the server."""
+"""The client without a server: calls, results, errors and public names."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import inspect
 import json
 import subprocess
@@ -10,6 +11,7 @@ from http import HTTPStatus
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import grpc
 import numpy as np
 import pytest
@@ -20,15 +22,17 @@ from personserve import (
     Client,
     IncompatibleServerError,
     InvalidInputError,
+    MockTransport,
     ModelDescription,
     People,
     PersonServeError,
     ServerUnavailableError,
     TensorDescription,
+    describe_mock_models,
 )
-from personserve._connection import Address
-from personserve._errors import HTTP_STATUSES, STATUS_ERRORS, error_of_status
-from personserve._requests import DescribeModel, Infer, Ready, Request
+from personserve._errors import HTTP_STATUSES, STATUS_ERRORS, error_from_status
+from personserve._wire.connection import Address
+from personserve._wire.requests import DescribeModel, Infer, Ready, Request
 
 PARAMETERS = {
     "max_people": "4",
@@ -40,7 +44,7 @@ PARAMETERS = {
 
 
 class Echo:
-    """Answers each box with its own x0 as probability, and remembers requests."""
+    """A transport that answers each box with its x0 as probability."""
 
     def __init__(self, **parameters: str) -> None:
         self.parameters = PARAMETERS | parameters
@@ -57,7 +61,13 @@ class Echo:
                 TensorDescription("gender_crops", "UINT8", (224, 224, 3)),
                 TensorDescription("reid_crops", "UINT8", (384, 128, 3)),
             ]
-            return ModelDescription(request.model, 0, inputs, [], self.parameters)
+            if request.model == "person_attributes":
+                inputs = list(describe_mock_models()[0].inputs)
+            outputs = [
+                TensorDescription("female_probability", "FP32", (-1, 1)),
+                TensorDescription("embedding", "FP32", (-1, 8)),
+            ]
+            return ModelDescription(request.model, 0, inputs, outputs, self.parameters)
         self.sent.append(request)
         inputs = request.inputs
         values = (
@@ -105,15 +115,17 @@ def test_labels_and_threshold_are_the_servers() -> None:
     assert first.box == pytest.approx((0.59, 0, 5, 5))
 
 
-def test_no_boxes_make_no_call() -> None:
+def test_no_boxes_make_no_inference() -> None:
     echo = Echo()
     client = Client(transport=echo)
-    for nobody in ([], np.empty((0, 4)), ()):
-        people = client.attributes(FRAME, nobody)
+    for no_boxes in ([], np.empty((0, 4)), ()):
+        people = client.attributes(FRAME, no_boxes)
         assert list(people) == []
         assert people.stand_in_weights == ()
-    assert client.attributes_of_crops([]).embeddings.shape[0] == 0
-    assert (echo.sent, echo.described) == ([], 0)
+        assert people.embeddings.shape == (0, 8), "as the model is described"
+    assert echo.described == 1
+    assert client.attributes_of_crops([]).embeddings.shape == (0, 8)
+    assert (echo.sent, echo.described) == ([], 2)
 
 
 def test_crops_are_resized_and_swapped_for_each_network() -> None:
@@ -127,6 +139,51 @@ def test_crops_are_resized_and_swapped_for_each_network() -> None:
     assert echo.sent[0].inputs["gender_crops"][0, 0, 0].tolist() == [90, 0, 0]
     assert people[4].box is None
     assert not np.shares_memory(crop, echo.sent[0].inputs["gender_crops"])
+
+
+def test_a_raw_image_of_one_pixel_is_not_taken_for_encoded_bytes() -> None:
+    echo = Echo()
+    client = Client(transport=echo)
+    pixel = np.array([[[10, 20, 90]]], np.uint8)  # BGR
+    box = [[0, 0, 1, 1]]
+    for people in (
+        client.attributes_of_crops([pixel]),
+        client.attributes_of_crops(pixel[None]),
+        client.attributes(pixel, box, crop_on="client"),
+    ):
+        assert len(people) == 1
+    for sent in echo.sent:
+        assert (sent.inputs["gender_crops"] == [90, 20, 10]).all()
+        assert (sent.inputs["reid_crops"] == [90, 20, 10]).all()
+    client.attributes(pixel, box)
+    inputs = echo.sent[-1].inputs
+    assert set(inputs) == {"raw_frame", "frame_size", "boxes"}
+    np.testing.assert_array_equal(inputs["raw_frame"], [10, 20, 90])
+    np.testing.assert_array_equal(inputs["frame_size"], [1, 1])
+
+
+def test_encoded_frames_have_an_input_of_their_own() -> None:
+    echo = Echo()
+    client = Client(transport=echo)
+    encoded = cv2.imencode(".png", np.zeros((1, 1, 3), np.uint8))[1].tobytes()
+    for frame in (encoded, bytearray(encoded), memoryview(encoded)):
+        client.attributes(frame, [[0, 0, 1, 1]])
+        assert set(echo.sent[-1].inputs) == {"encoded_frame", "boxes"}
+        tensor = echo.sent[-1].inputs["encoded_frame"]
+        assert (tensor.dtype, tensor.shape) == (np.uint8, (len(encoded),))
+        assert tensor.tobytes() == encoded
+
+
+def test_inputs_may_have_any_name() -> None:
+    names = ("model", "timeout_s", "self")
+    tensors = [TensorDescription(name, "FP32", (1,)) for name in names]
+    transport = MockTransport(
+        lambda request: {"sum": sum(request.inputs.values())},
+        models=[ModelDescription("m", 0, tensors, [], {})],
+    )
+    one = np.ones(1, np.float32)
+    outputs = Client(transport=transport).infer("m", dict.fromkeys(names, one))
+    assert outputs["sum"].tolist() == [3]
 
 
 WRONG: dict[str, tuple[Any, Any, str]] = {
@@ -169,16 +226,21 @@ def test_frames_of_pil_are_the_same_pixels() -> None:
     echo = Echo()
     rgb = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
     Client(transport=echo).attributes(Image.fromarray(rgb), _boxes(1))
-    np.testing.assert_array_equal(echo.sent[0].inputs["frame"], rgb[..., ::-1])
+    inputs = echo.sent[0].inputs
+    assert inputs["frame_size"].tolist() == [6, 5]
+    np.testing.assert_array_equal(inputs["raw_frame"], rgb[..., ::-1].reshape(-1))
 
 
 def test_the_client_cuts_only_what_is_cheaper_to_send() -> None:
     crops = 224 * 224 * 3 + 384 * 128 * 3
     frame = np.zeros((3 * crops // (3 * 500), 500, 3), np.uint8)  # three people's worth
-    for count, inputs in ((2, {"gender_crops", "reid_crops"}), (4, {"frame", "boxes"})):
+    for count, inputs in (
+        (2, {"gender_crops", "reid_crops"}),
+        (4, {"raw_frame", "frame_size", "boxes"}),
+    ):
         echo = Echo()
         boxes = np.tile(np.float32([1, 2, 50, 80]), (count, 1))
-        Client(transport=echo).attributes(frame, boxes, crops="auto")
+        Client(transport=echo).attributes(frame, boxes, crop_on="auto")
         assert set(echo.sent[0].inputs) == inputs
 
 
@@ -199,8 +261,8 @@ def test_what_people_are_asked_next() -> None:
     with pytest.raises(InvalidInputError, match=r"expected an embedding \[8\]"):
         people.nearest(np.zeros(3, np.float32))
     assert people[0].similarity(people[1]) == 0
-    told = json.loads(people.to_json(embeddings=False))
-    assert told["people"][1] == {
+    values = json.loads(people.to_json(embeddings=False))
+    assert values["people"][1] == {
         "box": [pytest.approx(0.01), 0, 5, 5],
         "gender": {
             "label": "male",
@@ -209,7 +271,7 @@ def test_what_people_are_asked_next() -> None:
             "abstained": False,
         },
     }
-    assert len(people.to_dict()["people"][0]["embedding"]) == 8
+    assert len(people.to_dict(embeddings=True)["people"][0]["embedding"]) == 8
 
 
 @pytest.mark.parametrize(
@@ -278,7 +340,7 @@ def test_every_status_has_an_error() -> None:
     assert set(HTTP_STATUSES.values()) <= statuses
     for code in HTTPStatus:
         status = HTTP_STATUSES.get(code, "UNKNOWN")
-        error = error_of_status(status, "why", DescribeModel("m"), "there")
+        error = error_from_status(status, "why", DescribeModel("m"), "there")
         assert type(error) is STATUS_ERRORS[status]
         assert error.model == "m"
 
@@ -299,6 +361,20 @@ def test_exported_names_are_the_public_ones() -> None:
     assert personserve.__all__ == sorted(personserve.__all__)
 
 
+def test_the_version_is_that_of_the_package() -> None:
+    assert personserve.__version__ == importlib.metadata.version("personserve")
+    program = (
+        "import importlib.metadata as m\n"
+        "def missing(name): raise m.PackageNotFoundError\n"
+        "m.version = missing\n"
+        "import personserve; print(personserve.__version__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "0.0.0"
+
+
 def _loaded_after(statement: str) -> set[str]:
     program = f"import sys; {statement}; print(*sys.modules)"
     done = subprocess.run(
@@ -309,7 +385,7 @@ def _loaded_after(statement: str) -> set[str]:
 
 HEAVY = {
     *("torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx", "builders"),
-    *("httpx", "faiss", "typer", "rich", "PIL", "opentelemetry"),
+    *("httpcore", "faiss", "typer", "rich", "PIL", "opentelemetry"),
 }
 
 

@@ -1,4 +1,4 @@
-"""The pool of shared memory, with scripted replies in place of a server."""
+"""The pool of shared-memory segments, with a server simulated in this process."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ctypes
 import os
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,36 +21,40 @@ from personserve import (
     PersonServeError,
     RequestTimeoutError,
     ServerError,
-    _segments,
-    _shared_memory,
+    ServerUnavailableError,
 )
-from personserve._delivery import Call
-from personserve._requests import (
+from personserve import _factory as factory
+from personserve._factory import ClientParts
+from personserve._retry import Call
+from personserve._shared_memory import cuda as cuda_segments
+from personserve._shared_memory import pool as segment_pool
+from personserve._shared_memory.pool import SegmentPool
+from personserve._shared_memory.system import FOLDER
+from personserve._wire.requests import (
     DeviceArray,
     Infer,
     ListMemory,
-    Region,
     RegisterMemory,
+    SharedTensor,
     UnregisterMemory,
 )
-from personserve._segments import FOLDER
-from personserve._shared_memory import Pool
-from personserve._tensors import data_of
+from personserve._wire.tensors import bytes_from_array
+from personserve.internal.cuda import load_cuda_runtime
 
 FRAME = np.arange(1 << 20, dtype=np.int64).astype(np.uint8).reshape(1024, 1024)
 BOXES = np.float32([[1, 2, 3, 4]])
-ASKED = Infer("m", {"frame": FRAME, "boxes": BOXES}, "r")
+REQUEST = Infer("m", {"frame": FRAME, "boxes": BOXES}, "r")
 
 
 class Server:
-    """What a server does with memory: maps it, and reads it when it is asked."""
+    """A simulated server: it maps segments, and reads them for an inference."""
 
     def __init__(self) -> None:
         self.regions: dict[str, np.memmap[Any, Any]] = {}
         self.wires = 0
         self.answers: list[Any] = []
 
-    def replies_to(self, call: Call[Any]) -> Any:
+    def run_call(self, call: Call[Any]) -> Any:
         reply, error = None, None
         while True:
             try:
@@ -73,11 +78,13 @@ class Server:
         elif isinstance(request, Infer):
             if self.answers:
                 raise self.answers.pop(0)
-            return {name: self._read(value) for name, value in request.inputs.items()}
+            return {
+                name: self._read_tensor(value) for name, value in request.inputs.items()
+            }
         return None
 
-    def _read(self, value: Any) -> Any:
-        if not isinstance(value, Region):
+    def _read_tensor(self, value: Any) -> Any:
+        if not isinstance(value, SharedTensor):
             self.wires += 1
             return value
         if value.region not in self.regions:
@@ -85,13 +92,14 @@ class Server:
                 f"Unable to find shared memory region: '{value.region}'"
             )
         memory = self.regions[value.region]
-        data = memory[value.offset : value.offset + value.byte_size]
-        return np.array(data).view(value.data_type).reshape(value.shape)
+        data = memory[value.offset : value.offset + value.size_bytes]
+        return np.array(data).view(value.dtype).reshape(value.shape)
 
 
 class Driver:
-    """CUDA's runtime with the host's memory in place of a GPU's, and one rule checked:
-    nothing is freed that a server has open.
+    """A simulated CUDA runtime on host memory.
+
+    It checks one rule: nothing is freed while a server has it open.
     """
 
     cudaMemcpyKind = SimpleNamespace(cudaMemcpyDefault=4)  # noqa: N815
@@ -128,7 +136,7 @@ class Driver:
 
 
 class GpuServer(Server):
-    """The same with memory on the GPU."""
+    """A simulated server for segments on the GPU."""
 
     def __init__(self, driver: Driver) -> None:
         super().__init__()
@@ -151,20 +159,20 @@ class GpuServer(Server):
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
     driver = Driver()
-    monkeypatch.setattr(_segments, "cuda_runtime", lambda: driver)
+    monkeypatch.setattr(cuda_segments, "load_cuda_runtime", lambda: driver)
     return driver
 
 
 def test_a_gpus_memory_is_shared_by_its_handle(driver: Driver) -> None:
-    pool, server = Pool("cuda"), GpuServer(driver)
+    pool, server = SegmentPool("cuda"), GpuServer(driver)
     for _ in range(3):
-        found = server.replies_to(pool.exchange(ASKED))
-        np.testing.assert_array_equal(found["frame"], FRAME)
+        outputs = server.run_call(pool.exchange(REQUEST))
+        np.testing.assert_array_equal(outputs["frame"], FRAME)
     assert len(driver.memory) == 1, "one segment, reused"
-    taken = pool.taken()
+    segments = pool.take_registered()
     assert len(driver.memory) == 1, "not freed while the server has it open"
     driver.open.clear()
-    del taken
+    del segments
     assert driver.memory == {}
 
 
@@ -173,23 +181,25 @@ def test_what_is_on_the_gpu_needs_no_copy_through_the_host(driver: Driver) -> No
     ctypes.memmove(block, bytes(range(8)), 8)
     interface = {"data": (block, True), "shape": (2, 4), "typestr": "|u1"}
     on_gpu = SimpleNamespace(__cuda_array_interface__={**interface, "strides": None})
-    array = DeviceArray.of(on_gpu)
+    array = DeviceArray.from_object(on_gpu)
     assert array is not None
-    pool, server = Pool("cuda"), GpuServer(driver)
-    found = server.replies_to(pool.exchange(Infer("m", {"x": array}, "r")))
+    pool, server = SegmentPool("cuda"), GpuServer(driver)
+    outputs = server.run_call(pool.exchange(Infer("m", {"x": array}, "r")))
     driver.open.clear()
-    assert found["x"].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert outputs["x"].tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
     with pytest.raises(InvalidInputError, match='needs shared_memory="cuda"'):
-        Server().replies_to(Pool().exchange(Infer("m", {"x": array}, "r")))
+        Server().run_call(SegmentPool().exchange(Infer("m", {"x": array}, "r")))
     with pytest.raises(InvalidInputError, match='needs shared_memory="cuda"'):
-        data_of(array)
+        bytes_from_array(array)
     with pytest.raises(ValueError, match="contiguous"):
-        DeviceArray.of(SimpleNamespace(__cuda_array_interface__={"strides": (8, 2)}))
+        DeviceArray.from_object(
+            SimpleNamespace(__cuda_array_interface__={"strides": (8, 2)})
+        )
 
 
 def test_cuda_memory_without_a_gpu_is_refused() -> None:
     with suppress(OSError):
-        _segments.cuda_runtime()
+        load_cuda_runtime()
         pytest.skip("there is a GPU")
     with pytest.raises(InvalidInputError, match="no NVIDIA GPU here"):
         Client(shared_memory="cuda")
@@ -200,40 +210,42 @@ def _files() -> list[str]:
 
 
 def test_large_tensors_lie_in_memory_and_no_file_is_left() -> None:
-    pool, server = Pool(), Server()
+    pool, server = SegmentPool(), Server()
     for _ in range(3):
-        found = server.replies_to(pool.exchange(ASKED))
-        np.testing.assert_array_equal(found["frame"], FRAME)
-        np.testing.assert_array_equal(found["boxes"], BOXES)
+        outputs = server.run_call(pool.exchange(REQUEST))
+        np.testing.assert_array_equal(outputs["frame"], FRAME)
+        np.testing.assert_array_equal(outputs["boxes"], BOXES)
     assert server.wires == 3, "the boxes"
     assert len(server.regions) == 1, "one segment, reused"
     assert _files() == []
-    assert [segment.region for segment in pool.taken()] == list(server.regions)
-    assert pool.taken() == []
+    assert [segment.region for segment in pool.take_registered()] == list(
+        server.regions
+    )
+    assert pool.take_registered() == []
 
 
 def test_sizes_grow_in_classes_and_calls_at_once_do_not_share() -> None:
-    pool, server = Pool(), Server()
+    pool, server = SegmentPool(), Server()
     small = Infer("m", {"x": FRAME[:600]}, "r")
     large = Infer("m", {"x": np.concatenate([FRAME] * 3), "y": FRAME}, "r")
-    server.replies_to(pool.exchange(small))
-    server.replies_to(pool.exchange(ASKED))
-    found = server.replies_to(pool.exchange(large))
-    np.testing.assert_array_equal(found["x"][-1], FRAME[-1])
+    server.run_call(pool.exchange(small))
+    server.run_call(pool.exchange(REQUEST))
+    outputs = server.run_call(pool.exchange(large))
+    np.testing.assert_array_equal(outputs["x"][-1], FRAME[-1])
     sizes = sorted(memory.size for memory in server.regions.values())
     assert sizes == [1 << 20, 4 << 20]
-    first, second = pool.exchange(ASKED), pool.exchange(ASKED)
-    taken = [next(call) for call in (first, second)]
-    assert isinstance(taken[0], Infer), "the one that is free"
-    assert isinstance(taken[1], RegisterMemory), "another of its own"
+    first, second = pool.exchange(REQUEST), pool.exchange(REQUEST)
+    requests = [next(call) for call in (first, second)]
+    assert isinstance(requests[0], Infer), "the one that is free"
+    assert isinstance(requests[1], RegisterMemory), "another of its own"
 
 
 def test_a_restarted_server_is_told_again() -> None:
-    pool, server = Pool(), Server()
-    server.replies_to(pool.exchange(ASKED))
+    pool, server = SegmentPool(), Server()
+    server.run_call(pool.exchange(REQUEST))
     server.regions.clear()
-    found = server.replies_to(pool.exchange(ASKED))
-    np.testing.assert_array_equal(found["frame"], FRAME)
+    outputs = server.run_call(pool.exchange(REQUEST))
+    np.testing.assert_array_equal(outputs["frame"], FRAME)
     assert len(server.regions) == 1
     assert _files() == []
 
@@ -245,58 +257,172 @@ def test_a_server_elsewhere_gets_the_wire() -> None:
                 raise InvalidInputError("failed to open shared memory region")
             return super()._reply(request)
 
-    pool, server = Pool(), Elsewhere()
+    pool, server = SegmentPool(), Elsewhere()
     for _ in range(2):
-        found = server.replies_to(pool.exchange(ASKED))
-        np.testing.assert_array_equal(found["frame"], FRAME)
+        outputs = server.run_call(pool.exchange(REQUEST))
+        np.testing.assert_array_equal(outputs["frame"], FRAME)
     assert not pool.usable
     assert server.wires == 4
     assert _files() == []
 
 
 def test_memory_that_may_still_be_read_is_not_used_again() -> None:
-    pool, server = Pool(), Server()
-    server.replies_to(pool.exchange(ASKED))
+    pool, server = SegmentPool(), Server()
+    server.run_call(pool.exchange(REQUEST))
     server.answers = [RequestTimeoutError("late")]
     with pytest.raises(RequestTimeoutError):
-        server.replies_to(pool.exchange(ASKED))
-    server.replies_to(pool.exchange(ASKED))
+        server.run_call(pool.exchange(REQUEST))
+    server.run_call(pool.exchange(REQUEST))
     assert len(server.regions) == 2
-    assert {each.region for each in pool.taken()} == set(server.regions)
+    assert {each.region for each in pool.take_registered()} == set(server.regions)
 
 
 def test_it_is_used_again_when_nobody_reads_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pool, server = Pool(), Server()
+    pool, server = SegmentPool(), Server()
     server.answers = [ServerError("out of memory")]
     with pytest.raises(ServerError):
-        server.replies_to(pool.exchange(ASKED))
-    server.replies_to(pool.exchange(ASKED))
+        server.run_call(pool.exchange(REQUEST))
+    server.run_call(pool.exchange(REQUEST))
     assert len(server.regions) == 1, "an error is an answer, too"
-    monkeypatch.setattr(_shared_memory, "REST_S", -1.0)
+    monkeypatch.setattr(segment_pool, "QUARANTINE_S", -1.0)
     for _ in range(5):
         server.answers = [RequestTimeoutError("late")]
         with pytest.raises(RequestTimeoutError):
-            server.replies_to(pool.exchange(ASKED))
-    call = pool.exchange(ASKED)
+            server.run_call(pool.exchange(REQUEST))
+    call = pool.exchange(REQUEST)
     next(call)
     call.close()  # cancelled
-    server.replies_to(pool.exchange(ASKED))
+    server.run_call(pool.exchange(REQUEST))
     assert len(server.regions) == 1
 
 
 def test_a_full_pool_uses_the_wire(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_shared_memory, "LARGEST_POOL_BYTES", 1 << 19)
+    monkeypatch.setattr(segment_pool, "MAX_POOL_BYTES", 1 << 19)
     server = Server()
-    found = server.replies_to(Pool().exchange(ASKED))
-    np.testing.assert_array_equal(found["frame"], FRAME)
+    outputs = server.run_call(SegmentPool().exchange(REQUEST))
+    np.testing.assert_array_equal(outputs["frame"], FRAME)
     assert (server.regions, server.wires) == ({}, 2)
+
+
+class LosesRegions(Server):
+    """A server that accepts registrations and never finds the memory."""
+
+    registrations = 0
+
+    def _reply(self, request: Any) -> Any:
+        if isinstance(request, RegisterMemory):
+            self.registrations += 1
+            return None
+        return super()._reply(request)
+
+
+def test_a_server_that_keeps_losing_memory_gets_the_wire() -> None:
+    pool, server = SegmentPool(), LosesRegions()
+    for _ in range(3):
+        outputs = server.run_call(pool.exchange(REQUEST))
+        np.testing.assert_array_equal(outputs["frame"], FRAME)
+    assert server.registrations == 2
+    assert not pool.usable
+    assert _files() == []
+
+
+def test_a_restart_is_noticed_once_by_calls_at_once() -> None:
+    pool, server = SegmentPool(), Server()
+    calls = [pool.exchange(REQUEST) for _ in range(2)]
+    for call in calls:
+        request = next(call)
+        while not isinstance(request, Infer):
+            request = call.send(server._reply(request))
+    assert len(server.regions) == 2
+    server.regions.clear()
+    for call in calls:  # both requests are on their way when the server restarts
+        lost = InvalidInputError("Unable to find shared memory region: 'x'")
+        request = call.throw(lost)
+        while not isinstance(request, Infer):
+            request = call.send(server._reply(request))
+    assert {each.region for each in pool.take_registered()} == set(server.regions)
+
+
+@pytest.mark.parametrize("error", [RequestTimeoutError("late"), GeneratorExit()])
+def test_a_registration_without_an_answer_is_undone(error: BaseException) -> None:
+    pool, server = SegmentPool(), Server()
+    call = pool.exchange(REQUEST)
+    request = next(call)
+    while not isinstance(request, RegisterMemory):
+        request = call.send(server._reply(request))
+    server._reply(request)  # the answer is late
+    with pytest.raises(type(error)):
+        call.throw(error)
+    (uncertain,) = server.regions
+    assert _files() == []
+    assert [each.region for each in pool._all] == [uncertain], "for closing the client"
+    server.run_call(pool.exchange(REQUEST))
+    assert uncertain not in server.regions
+    assert {each.region for each in pool.take_registered()} == set(server.regions)
+
+
+class Registry:
+    """A transport to a server that keeps some regions, and counts the requests."""
+
+    def __init__(self, regions: set[str], errors: dict[str, list[PersonServeError]]):
+        self.regions = regions
+        self.errors = errors
+        self.sent = 0
+
+    def send(self, request: Any, timeout_s: float | None) -> None:
+        assert timeout_s is not None
+        assert 0 < timeout_s <= 2
+        self.sent += 1
+        if self.errors.get(request.region):
+            raise self.errors[request.region].pop(0)
+        self.regions.discard(request.region)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def _release(
+    monkeypatch: pytest.MonkeyPatch, errors: dict[str, list[PersonServeError]]
+) -> Registry:
+    segments = [SimpleNamespace(region=f"r{number}") for number in range(4)]
+    registry = Registry({segment.region for segment in segments}, errors)
+    monkeypatch.setattr(factory, "open_transport", lambda _: registry)
+    pool = SimpleNamespace(memory="system", take_registered=lambda: segments)
+    ClientParts(None, None, [(None, pool)]).release_memory()  # type: ignore[arg-type, list-item]
+    assert registry.closed
+    return registry
+
+
+IN_USE = "Cannot unregister shared memory region 'r1', it is currently in use."
+
+
+def test_clean_up_continues_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors: dict[str, list[PersonServeError]] = {
+        "r0": [ServerError("unable to find region")],
+        "r1": [InvalidInputError(IN_USE), InvalidInputError(IN_USE)],
+        "r2": [RequestTimeoutError("late")],
+    }
+    registry = _release(monkeypatch, errors)
+    assert registry.regions == {"r0", "r2"}, "those in use were tried again"
+    assert registry.sent == 6
+
+
+def test_clean_up_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(factory, "RELEASE_TIMEOUT_S", 0.2)
+    stuck = {"r1": [InvalidInputError(IN_USE) for _ in range(1000)]}
+    start_s = time.monotonic()
+    assert _release(monkeypatch, stuck).regions == {"r1"}
+    assert time.monotonic() - start_s < 1
+    gone = {"r0": [ServerUnavailableError("gone")]}
+    assert _release(monkeypatch, gone).sent == 1, "a server that is gone has no regions"
 
 
 def test_what_dead_clients_left_is_swept() -> None:
     program = (
-        "import os, signal; from personserve._segments import SystemSegment;"
+        "import os, signal;"
+        "from personserve._shared_memory.system import SystemSegment;"
         "print(SystemSegment.create(1 << 20).region, flush=True);"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
@@ -310,7 +436,7 @@ def test_what_dead_clients_left_is_swept() -> None:
     try:
         server = Server()
         server.regions = {left: np.zeros(1), theirs: np.zeros(1)}  # type: ignore[dict-item]
-        server.replies_to(Pool().exchange(ASKED))
+        server.run_call(SegmentPool().exchange(REQUEST))
         assert not (FOLDER / left).exists()
         assert (FOLDER / theirs).exists()
         assert left not in server.regions

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import Any
 
 import cv2
+import grpc
 import numpy as np
+import numpy.typing as npt
 import pytest
 
-from builders.catalogue import models
 from builders.ops.torch import Reference
-from builders.parity import parity_inputs
-from builders.repository import Repository
-from builders.spec import Model
+from builders.repository.layout import Repository
+from builders.serve.processes import list_session
+from builders.serve.tritonserver import TritonServer
+from builders.spec.catalogue import models
+from builders.spec.model import Model
+from builders.tensors import ITEM_BYTES
+from builders.verify.inputs import seeded_inputs
 from builders.weights import stand_in_weights
 from personserve import (
     Client,
@@ -23,11 +31,17 @@ from personserve import (
     ModelUnavailableError,
     RequestTimeoutError,
     ServerUnavailableError,
-    _looking,
+    Tracks,
+    cut_people,
 )
+from personserve.cli.frames import Video
+from personserve.cli.sources import Kind, Source
+from personserve.images.inputs import tensors_from_frame
+from tests.image_corpus import Mutator
+from tests.request_corpus import SERVICE, make_request
 
 GENDER, REID = models(["person_gender", "person_reid_kd_r18"])
-MAXIMUM = GENDER.batching.maximum
+MAXIMUM = GENDER.batching.max_batch_size
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +50,7 @@ def references() -> dict[str, Reference]:
 
 
 def _some_boxes(count: int, seed: int = 0, size: int = 512) -> np.ndarray:
-    """Whole-pixel boxes inside a picture of size x size."""
+    """Return whole-pixel boxes inside an image of size x size."""
     rng = np.random.default_rng(seed)
     corner = rng.integers(0, size - 140, (count, 2))
     extent = rng.integers(20, 140, (count, 2))
@@ -46,7 +60,7 @@ def _some_boxes(count: int, seed: int = 0, size: int = 512) -> np.ndarray:
 def _expected(
     references: dict[str, Reference], frame: np.ndarray, boxes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cut in the plainest way and run through torch."""
+    """Cut with plain OpenCV calls and run through torch."""
     cut: dict[str, list[np.ndarray]] = {"person_gender": [], "person_reid_kd_r18": []}
     for x0, y0, x1, y1 in boxes.astype(int):
         person = frame[y0:y1, x0:x1, ::-1].copy()
@@ -82,6 +96,32 @@ def test_served_answers_equal_the_reference(
     assert people[count - 1].box == tuple(boxes[-1])
 
 
+def test_public_crops_give_the_ensembles_answers(
+    client: Client, photograph: np.ndarray
+) -> None:
+    """Users cut people for a network of their own by the same arithmetic."""
+    boxes = [[10.4, 20.6, 200.2, 480.9], [-9, 100, 90, 600], [300, 5, 310, 9]]
+    people = client.attributes(photograph, boxes)
+    for model, output, expected in (
+        ("person_gender", "female_probability", people.female_probabilities[:, None]),
+        ("person_reid_kd_r18", "embedding", people.embeddings),
+    ):
+        shape = client.describe(model).crop_shape("crops")
+        crops = cut_people(photograph, boxes, shape)
+        answer = client.infer(model, {"crops": crops})
+        np.testing.assert_array_equal(answer[output], expected)
+        assert answer.stand_in_weights == (model,)
+    assert people.source is not None
+    assert (people.source.model, people.source.untrained) == (REID.name, True)
+    assert people.source.weights == answer.weights
+    empty = client.attributes(photograph, [])
+    assert np.concatenate([empty.embeddings, people.embeddings]).shape == (3, 512)
+    assert empty.source == people.source
+    reordered = np.ascontiguousarray(crops[..., ::-1])
+    swapped = client.infer("person_reid_kd_r18", {"crops": reordered})["embedding"]
+    assert not np.allclose(swapped, people.embeddings, atol=1e-2), "order matters"
+
+
 def test_crops_and_frames_give_the_same(client: Client, photograph: np.ndarray) -> None:
     boxes = _some_boxes(5)
     crops = [photograph[y0:y1, x0:x1] for x0, y0, x1, y1 in boxes.astype(int)]
@@ -111,18 +151,18 @@ def test_encoded_frames(
         np.testing.assert_allclose(people.embeddings, raw.embeddings, atol=1e-2)
 
 
-def test_turned_pictures_are_seen_as_their_exif_says(
+def test_the_exif_orientation_is_applied(
     client: Client, photograph: np.ndarray, tmp_path: Any
 ) -> None:
     from PIL import Image
 
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
+    exif[0x0112] = 6  # shown rotated by 90 degrees clockwise
     path = tmp_path / "turned.jpg"
     Image.fromarray(photograph[:300, :, ::-1]).save(path, quality=95, exif=exif)
     shown = cv2.imread(str(path))
     assert shown.shape == (512, 300, 3)
-    box = [[10, 310, 290, 500]]  # only inside the turned picture
+    box = [[10, 310, 290, 500]]  # only inside the rotated image
     np.testing.assert_allclose(
         client.attributes(path, box).embeddings,
         client.attributes(shown, box).embeddings,
@@ -162,7 +202,7 @@ def test_concurrent_frames_get_their_own_answers(
 
 
 def _png_header_of(width: int, height: int) -> bytes:
-    """A PNG of a few bytes that would decode to width x height."""
+    """Return a PNG of a few bytes that would decode to width x height."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         checksum = zlib.crc32(kind + data)
@@ -181,12 +221,21 @@ WHOLE = np.array([[0, 0, 100, 100]], np.float32)
 JPEG = cv2.imencode(".jpg", np.zeros((99, 99, 3), np.uint8))[1].tobytes()
 
 
-def _encoded(data: bytes) -> np.ndarray:
-    return np.frombuffer(data, np.uint8).reshape(1, 1, -1)
+Tensors = Mapping[str, npt.NDArray[Any]]
+
+
+def _encoded(data: bytes) -> Tensors:
+    return {"encoded_frame": np.frombuffer(data, np.uint8)}
+
+
+def _raw(size: int, *frame_size: int) -> Tensors:
+    """A raw frame of some bytes, with or without what it says of its size."""
+    pixels = {"raw_frame": np.zeros(size, np.uint8)}
+    return pixels | ({"frame_size": np.int32(frame_size)} if frame_size else {})
 
 
 BAD = {
-    "no picture": (_encoded(b"hello"), WHOLE, "5 bytes starting 68 65 .* not decode"),
+    "not an image": (_encoded(b"hello"), WHOLE, "5 bytes starting 68 65 .* not decode"),
     "cut JPEG": (_encoded(JPEG[: len(JPEG) // 2]), WHOLE, "do not decode"),
     "JPEG head": (_encoded(b"\xff\xd8\xff\xe0" * 9), WHOLE, "do not decode"),
     "bomb": (
@@ -199,10 +248,41 @@ BAD = {
         WHOLE,
         "50,010,000 pixels, over the limit",
     ),
-    "grey": (
-        np.zeros((50, 50, 1), np.uint8),
+    "BMP": (
+        _encoded(cv2.imencode(".bmp", np.zeros((9, 9, 3), np.uint8))[1].tobytes()),
         WHOLE,
-        r"expected raw BGR .* \[50, 50, 1",
+        "BMP is not accepted; convert to JPEG, PNG or WebP",
+    ),
+    "a pixel": (_raw(3, 1, 1), WHOLE + 5, "the frame of 1x1 pixels"),
+    "grey": (
+        _raw(50 * 50, 50, 50),
+        WHOLE,
+        r"frame_size \[50, 50\] takes 7500 bytes of raw_frame .*, got 2500",
+    ),
+    "no size": (_raw(75), WHOLE, r"expected frame_size .* with raw_frame, got none"),
+    "no height": (_raw(75, 0, 5), WHOLE, r"expected frame_size .* got \[0, 5\]"),
+    "negative size": (_raw(75, -5, -5), WHOLE, r"expected frame_size .*got \[-5, -5"),
+    "huge size": (
+        _raw(75, 2**31 - 1, 2**31 - 1),
+        WHOLE,
+        "2147483647x2147483647 is .* pixels, over the limit of 50,000,000",
+    ),
+    "both frames": (
+        {**_encoded(JPEG), **_raw(75, 5, 5)},
+        WHOLE,
+        r"expected either encoded_frame or raw_frame, got both \(\d+ and 75 bytes\)",
+    ),
+    "no frame": ({}, WHOLE, "BGR pixels as raw_frame .* got neither"),
+    "empty frames": (_encoded(b"") | _raw(0, 0, 0), WHOLE, "got neither"),
+    "size of an encoded frame": (
+        {**_encoded(JPEG), "frame_size": np.int32([99, 99])},
+        WHOLE,
+        r"frame_size \[99, 99\] is for raw_frame",
+    ),
+    "shape of a frame": (
+        {"raw_frame": np.zeros((5, 5, 3), np.uint8), "frame_size": np.int32([5, 5])},
+        WHOLE,
+        r"unexpected shape for input 'raw_frame' .* Expected \[-1\], got \[5,5,3\]",
     ),
     "nobody": (None, np.empty((0, 4), np.float32), "0 boxes; expected 1 to 64"),
     "crowd": (None, np.repeat(WHOLE, MAXIMUM + 1, 0), "65 boxes; expected 1 to 64"),
@@ -218,17 +298,68 @@ BAD = {
 def test_bad_input_says_why_and_harms_nothing(
     client: Client,
     photograph: np.ndarray,
-    frame: np.ndarray | None,
+    frame: Tensors | None,
     boxes: np.ndarray,
     message: str,
 ) -> None:
-    frame = photograph if frame is None else frame
+    frame = tensors_from_frame(photograph) if frame is None else frame
     boxes = boxes.astype(np.float32)
     with pytest.raises(InvalidInputError, match=message) as caught:
-        client.infer("person_attributes", frame=frame, boxes=boxes)
+        client.infer("person_attributes", {**frame, "boxes": boxes})
     assert caught.value.model == "person_attributes"
     assert caught.value.request_id
     assert len(client.attributes(photograph, WHOLE)) == 1
+
+
+NEGATIVE = ([-2], [-2, -3], [-1], [-1, -1], [-4, -4], [-1, -4], [1, -4], [-2, 4])
+
+
+@pytest.mark.parametrize("model", ["person_attributes", "person_preprocess"])
+def test_negative_dimensions_are_refused_by_triton_and_end_no_process(
+    server: TritonServer, client: Client, photograph: np.ndarray, model: str
+) -> None:
+    """Two negative dimensions have a positive product; Triton compares only that."""
+    pids = {each.pid for each in list_session(server.pid)}
+    with grpc.insecure_channel(server.grpc_address) as channel:
+        infer = channel.unary_unary(SERVICE + "ModelInfer")
+        assert infer(make_request(model).SerializeToString(), timeout=20)
+        for name in range(3):
+            for shape in (*NEGATIVE, None):
+                request = make_request(model)
+                tensor = request.inputs[name]
+                data = request.raw_input_contents[name]
+                tensor.shape[:] = shape or [-d for d in tensor.shape]
+                size = abs(int(np.prod(tensor.shape))) * ITEM_BYTES[tensor.datatype]
+                request.raw_input_contents[name] = (data * size)[:size]
+                with pytest.raises(grpc.RpcError) as caught:
+                    infer(request.SerializeToString(), timeout=20)
+                assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+                assert re.search(
+                    "unexpected shape|byte size mismatch|All input dimensions",
+                    caught.value.details(),
+                ), (tensor, caught.value.details())
+    assert len(client.attributes(photograph, WHOLE)) == 1
+    assert {each.pid for each in list_session(server.pid)} == pids
+
+
+def test_mutated_images_leave_the_server_as_it_was(
+    client: Client, photograph: np.ndarray
+) -> None:
+    """Two such images ended preprocessing for good; tests.fuzz_images makes more."""
+    expected = client.attributes(photograph, WHOLE).embeddings
+    mutator = Mutator(2)
+    decoded = 0
+    for index in range(300):
+        frame = _encoded(mutator.make(index)[1])
+        try:
+            client.infer("person_attributes", {**frame, "boxes": WHOLE * 0.05})
+        except InvalidInputError as exc:
+            assert "frame" in str(exc)  # noqa: PT017
+        else:
+            decoded += 1
+    assert 20 < decoded < 200
+    answers = client.attributes(photograph, WHOLE).embeddings
+    np.testing.assert_array_equal(answers, expected)
 
 
 def test_a_bad_request_among_good_ones_fails_alone(
@@ -236,18 +367,23 @@ def test_a_bad_request_among_good_ones_fails_alone(
 ) -> None:
     good = client.attributes(photograph, WHOLE).embeddings
 
-    def ask(job: int) -> Any:
+    # the client itself would refuse these bytes, so they are sent as a plain tensor
+    bad = {**_encoded(b"not an image"), "boxes": WHOLE}
+
+    def call(job: int) -> Any:
         try:
-            frame = b"not a picture" if job % 3 == 0 else photograph
-            return client.attributes(frame, WHOLE).embeddings
+            if job % 3 == 0:
+                return client.infer("person_attributes", bad)
+            return client.attributes(photograph, WHOLE).embeddings
         except InvalidInputError as exc:
             return exc
 
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(ask, range(24)))
+        answers = list(pool.map(call, range(24)))
     for job, answer in enumerate(answers):
         if job % 3 == 0:
             assert isinstance(answer, InvalidInputError)
+            assert answer.request_id, "the server has refused it"
         else:
             np.testing.assert_array_equal(answer, good)
 
@@ -264,8 +400,8 @@ def test_a_bad_box_after_a_split_is_named_with_its_part(
 
 @pytest.mark.parametrize("model", models(), ids=lambda model: model.name)
 def test_every_network_is_served(client: Client, model: Model) -> None:
-    crops = parity_inputs(model)
-    served = client.infer(model.name, **crops)
+    crops = seeded_inputs(model)
+    served = client.infer(model.name, crops)
     expected = Reference(model, stand_in_weights(model).arrays)(**crops)
     assert set(served) == set(expected)
     for name, answer in expected.items():
@@ -282,20 +418,22 @@ def test_results_say_that_weights_are_stand_ins(
 
 def test_errors_by_kind(client: Client) -> None:
     with pytest.raises(ModelUnavailableError, match="person_genre"):
-        client.infer("person_genre", crops=np.zeros(1, np.uint8))
+        client.infer("person_genre", {"crops": np.zeros(1, np.uint8)})
     with pytest.raises(InvalidInputError, match=r"expected inputs \['crops'\]"):
-        client.infer("person_gender", image=np.zeros(1, np.uint8))
+        client.infer("person_gender", {"image": np.zeros(1, np.uint8)})
     with pytest.raises(InvalidInputError, match="expected a NumPy array, got list"):
-        client.infer("person_gender", crops=[1])  # type: ignore[arg-type]
+        client.infer("person_gender", {"crops": [1]})  # type: ignore[dict-item]
     with pytest.raises(RequestTimeoutError, match="timeout_s"):
         client.infer(
-            "person_gender", timeout_s=1e-3, crops=np.zeros((8, 224, 224, 3), np.uint8)
+            "person_gender",
+            {"crops": np.zeros((8, 224, 224, 3), np.uint8)},
+            timeout_s=1e-3,
         )
     with (
         Client("127.0.0.1:1") as nowhere,
         pytest.raises(ServerUnavailableError, match="no Triton server answers at"),
     ):
-        nowhere.infer("person_gender", timeout_s=2, crops=np.zeros(1, np.uint8))
+        nowhere.infer("person_gender", {"crops": np.zeros(1, np.uint8)}, timeout_s=2)
     assert client.ready()
     assert client.ready("person_attributes")
     assert not client.ready("person_genre")
@@ -306,8 +444,36 @@ def test_video_frames_are_answered_for_every_person(
 ) -> None:
 
     assert repository.root.is_dir()
-    frames = list(_looking.frames_of(str(video), 20))
+    with Video(Source(str(video), Kind.VIDEO, video.name)) as capture:
+        frames = list(capture.read(20, Event()))
     assert len(frames) == 20
     assert sum(len(frame.boxes) for frame in frames) >= 20
     for frame in frames:
         assert len(client.attributes(frame.pixels, frame.boxes)) == len(frame.boxes)
+
+
+def test_tracks_have_the_means_of_served_answers(
+    client: Client, photograph: np.ndarray
+) -> None:
+    boxes = np.float32([[20, 5, 250, 500], [260, 30, 500, 500]])
+    tracks = Tracks(client, rate_hz=1)
+    for frame in (photograph, photograph[:, ::-1].copy()):
+        latest = tracks.update(frame, boxes, [7, 9])
+    assert (tracks.counts.people, tracks.counts.requests) == (4, 2)
+    assert [track and track.gender_count for track in latest] == [2, 2]
+    answers = client.attributes(photograph, boxes)
+    mirrored = client.attributes(photograph[:, ::-1].copy(), boxes)
+    for track, first, second in zip(latest, answers, mirrored, strict=True):
+        assert track is not None
+        assert track.person is not None
+        assert track.person.source == answers.source
+        assert track.person.stand_in_weights == answers.stand_in_weights
+        assert track.person.similarity(first) > first.similarity(second)
+        probabilities = [
+            person.gender.female_probability
+            for person in (first, track, second)
+            if person.gender is not None
+        ]
+        assert probabilities[1] == pytest.approx(np.mean(probabilities), abs=0.05)
+        low, _, high = sorted(probabilities)
+        assert low - 1e-5 <= probabilities[1] <= high + 1e-5

@@ -1,5 +1,7 @@
-"""One body for every way to the server: sync and async, gRPC and HTTP, on the wire and
-in shared memory. All give the same answers and the same errors.
+"""Every client and transport gives the same answers and the same errors.
+
+Each test runs for the sync and the async client, over gRPC and HTTP, on the wire and in
+shared memory.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from builders.server import TritonServer
+from builders.serve.tritonserver import TritonServer
 from personserve import (
     AsyncClient,
     Client,
@@ -26,7 +28,7 @@ from personserve import (
 
 BOXES = np.float32([[10, 20, 200, 400], [150, 0, 400, 512], [0, 0, 512, 512]])
 
-WAYS = [
+TRANSPORTS = [
     (kind, scheme, memory)
     for kind in (Client, AsyncClient)
     for scheme in ("grpc", "http")
@@ -49,7 +51,7 @@ class Blocking:
         def call(*args: Any, **how: Any) -> Any:
             made = method(*args, **how)
             if not inspect.iscoroutine(made):
-                made = _collected(made)
+                made = _collect(made)
             return asyncio.run_coroutine_threadsafe(made, self._loop).result()
 
         return call
@@ -61,7 +63,7 @@ class Blocking:
         self._loop.close()
 
 
-async def _collected(stream: Any) -> list[Any]:
+async def _collect(stream: Any) -> list[Any]:
     return [each async for each in stream]
 
 
@@ -72,8 +74,8 @@ def _address(server: TritonServer, scheme: str) -> str:
 
 @pytest.fixture(
     scope="module",
-    params=WAYS,
-    ids=lambda way: f"{way[0].__name__}-{way[1]}-{way[2] or 'wire'}",
+    params=TRANSPORTS,
+    ids=lambda each: f"{each[0].__name__}-{each[1]}-{each[2] or 'wire'}",
 )
 def anyone(request: pytest.FixtureRequest, server: TritonServer) -> Iterator[Any]:
     kind, scheme, memory = request.param
@@ -91,13 +93,13 @@ def test_answers_are_the_same(
     anyone: Any, client: Client, photograph: np.ndarray
 ) -> None:
     expected = client.attributes(photograph, BOXES)
-    for crops in ("server", "client", "auto"):
-        found = anyone.attributes(photograph, BOXES, crops=crops)
-        np.testing.assert_array_equal(found.embeddings, expected.embeddings)
+    for side in ("server", "client", "auto"):
+        people = anyone.attributes(photograph, BOXES, crop_on=side)
+        np.testing.assert_array_equal(people.embeddings, expected.embeddings)
         np.testing.assert_array_equal(
-            found.female_probabilities, expected.female_probabilities
+            people.female_probabilities, expected.female_probabilities
         )
-        assert [p.box for p in found] == [p.box for p in expected]
+        assert [p.box for p in people] == [p.box for p in expected]
     crops = [photograph[:400, :190], photograph]
     np.testing.assert_array_equal(
         anyone.attributes_of_crops(crops).embeddings,
@@ -118,6 +120,15 @@ def test_answers_are_the_same(
     )
 
 
+def test_a_raw_frame_of_one_pixel(anyone: Any) -> None:
+    pixel = np.array([[[10, 20, 90]]], np.uint8)
+    expected = anyone.attributes_of_crops([pixel])
+    assert len(expected) == 1
+    for side in ("server", "client"):
+        people = anyone.attributes(pixel, [[0, 0, 1, 1]], crop_on=side)
+        np.testing.assert_array_equal(people.embeddings, expected.embeddings)
+
+
 def test_a_video_is_answered_in_order(anyone: Any, photograph: np.ndarray) -> None:
     counts = [2, 0, 3, 1, 1, 3, 0, 2]
     taken = 0
@@ -128,10 +139,10 @@ def test_a_video_is_answered_in_order(anyone: Any, photograph: np.ndarray) -> No
             taken += 1
             yield photograph, BOXES[:count]
 
-    found = list(anyone.attributes_stream(frames(), in_flight=3))
-    assert [len(people) for people in found] == counts
+    answers = list(anyone.attributes_stream(frames(), in_flight=3))
+    assert [len(people) for people in answers] == counts
     alone = anyone.attributes(photograph, BOXES[:1])
-    np.testing.assert_array_equal(found[3].embeddings, alone.embeddings)
+    np.testing.assert_array_equal(answers[3].embeddings, alone.embeddings)
 
 
 def test_a_bad_frame_of_a_video_is_raised_in_its_turn(
@@ -153,24 +164,25 @@ def test_what_the_server_says_of_itself(anyone: Any, client: Client) -> None:
         "person_attributes_crops"
     )
     crops = np.zeros((2, 224, 224, 3), np.uint8)
-    found = anyone.infer("person_gender", crops=crops)["female_probability"]
-    assert (found.shape, found.dtype) == ((2, 1), np.float32)
+    outputs = anyone.infer("person_gender", {"crops": crops})
+    probability = outputs["female_probability"]
+    assert (probability.shape, probability.dtype) == ((2, 1), np.float32)
 
 
 def test_errors_are_the_same(anyone: Any, photograph: np.ndarray) -> None:
     with pytest.raises(ModelUnavailableError, match="nobody"):
         anyone.describe("nobody")
     outside = [[0, 0, 5, 5], [600, 0, 700, 50]]
-    for crops in ("server", "client"):
+    for side in ("server", "client"):
         with pytest.raises(InvalidInputError, match=r"box 1 \(600, 0, 700, 50\)"):
-            anyone.attributes(photograph, outside, crops=crops)
+            anyone.attributes(photograph, outside, crop_on=side)
     with pytest.raises(InvalidInputError, match="do not decode"):
         anyone.attributes(b"no picture", BOXES)
     with pytest.raises(InvalidInputError, match="expected server, client or auto"):
-        anyone.attributes(photograph, BOXES, crops="both")
+        anyone.attributes(photograph, BOXES, crop_on="both")
     wrong = np.zeros((1, 10, 10, 3), np.uint8)
     with pytest.raises(InvalidInputError):
-        anyone.infer("person_gender", crops=wrong)
+        anyone.infer("person_gender", {"crops": wrong})
     with pytest.raises(RequestTimeoutError):
         anyone.attributes(photograph, np.tile(BOXES, (20, 1)), timeout_s=0.01)
     assert len(anyone.attributes(photograph, BOXES)) == 3

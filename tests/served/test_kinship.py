@@ -12,14 +12,17 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 
-from builders.build import BuildOptions, build, choose_weights, render
-from builders.catalogue import models
-from builders.check import Check
+from builders.build.build import build
+from builders.build.source import BuildOptions, choose_weights
 from builders.models import kinship_compact
-from builders.repository import ROOT, Repository
-from builders.server import Ports, TritonServer
+from builders.repository.layout import ROOT, Repository
+from builders.repository.render import render_repository
+from builders.serve.tritonserver import Ports, TritonServer
+from builders.spec.catalogue import models
+from builders.verify.reference import ReferenceAnswers
 from builders.weights import stand_in_weights, write_checkpoint
 from personserve import Client, InvalidInputError
+from personserve.internal.access import access_headers
 
 NAMES = ("kinship_compact", "kinship_embedding", "kinship_pair")
 
@@ -32,10 +35,10 @@ def kinship(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     arrays = stand_in_weights(kinship_compact.MODEL, seed=4).arrays
     write_checkpoint(checkpoint, ".safetensors", arrays)
     repository = Repository(folder / "repository")
-    render(repository)
+    render_repository(repository)
     for model in models(NAMES):
         origin = choose_weights(model, repository, checkpoint, stand_in=False)
-        build("cpu", model, origin, repository, BuildOptions(), lambda _: None)
+        build("cpu", model, origin, repository, BuildOptions())
     return repository
 
 
@@ -61,10 +64,13 @@ def test_every_pair_costs_no_trunk_pass_of_its_own(kinship: Repository) -> None:
         Client(server.grpc_address, timeout_s=60) as client,
     ):
         statistics = triton.InferenceServerClient(server.grpc_address)
+        key = access_headers("127.0.0.1", server.ports.grpc, is_grpc=True)
 
         def passes() -> int:
-            found = statistics.get_inference_statistics("kinship_embedding")
-            return int(found.model_stats[0].inference_count)
+            answer = statistics.get_inference_statistics(
+                "kinship_embedding", headers=key
+            )
+            return int(answer.model_stats[0].inference_count)
 
         warm = passes()
         answer = client.kinship_matrix(faces_a, faces_b)
@@ -77,8 +83,10 @@ def test_every_pair_costs_no_trunk_pass_of_its_own(kinship: Repository) -> None:
         for row in (0, 57):
             pairs = client.infer(
                 "kinship_compact",
-                face_a=np.repeat(_whole(faces_a[row : row + 1]), 60, axis=0),
-                face_b=_whole(faces_b[:60]),
+                {
+                    "face_a": np.repeat(_whole(faces_a[row : row + 1]), 60, axis=0),
+                    "face_b": _whole(faces_b[:60]),
+                },
             )
             np.testing.assert_allclose(
                 answer.probabilities[row, :60],
@@ -99,20 +107,21 @@ def test_stand_ins_are_named(client: Client) -> None:
 LARGE = """
 import sys
 from pathlib import Path
-from builders.build import BuildOptions, build, load, render
-from builders.catalogue import models
-from builders.repository import ROOT, Repository
-from builders.check import reference_check
-from builders.verify import verify_built
-from builders.check import Check
+from builders.build.build import build
+from builders.build.source import load_arrays
+from builders.spec.catalogue import models
+from builders.repository.layout import Repository
+from builders.repository.render import render_repository
+from builders.verify.reference import compute_reference
+from builders.verify.verification import verify_artefact
 from builders.weights import StandIn
 
 (model,), repository = models(["kinship_concat"]), Repository(Path(sys.argv[1]))
-render(repository)
-build("cpu", model, StandIn(), repository, BuildOptions(), lambda _: None)
-check = reference_check(model, load(model, StandIn()).arrays, StandIn())
+render_repository(repository)
+build("cpu", model, StandIn(), repository)
+check = compute_reference(model, load_arrays(model, StandIn()), StandIn())
 check.save(Path(sys.argv[2]))
-assert all(m.passed for m in verify_built(model, repository, "cpu", None, check))
+assert all(m.passed for m in verify_artefact(model, repository, "cpu", None, check))
 # not getrusage: its figure survives exec, so that it would be this test run's own
 status = Path("/proc/self/status").read_text()
 print(status.partition("VmHWM:")[2].split()[0])
@@ -128,14 +137,14 @@ def test_the_large_network_builds_verifies_and_serves_within_8_gib(
         command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True
     )
     assert int(done.stdout) < LIMIT_KIB
-    check = Check.load(tmp_path / "c")
+    check = ReferenceAnswers.load(tmp_path / "c")
     with (
         TritonServer(
             Repository(tmp_path / "r"), models=["kinship_concat"], ports=Ports.free()
         ) as server,
         Client(server.grpc_address, timeout_s=120) as client,
     ):
-        served = client.infer("kinship_concat", **check.inputs)
+        served = client.infer("kinship_concat", check.inputs)
         assert server.pid is not None
         assert _session_peak_kib(server.pid) < LIMIT_KIB
     for name, answer in check.answers.items():

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builders.repository import ROOT
-from builders.server import TritonServer
+from builders.repository.layout import ROOT
+from builders.serve.tritonserver import TritonServer
 from personserve import Client
 
 BOXES = [[10, 20, 200, 400], [150, 0, 400, 512]]

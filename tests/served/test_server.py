@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from builders import server as serving
-from builders.build import build_joints
-from builders.repository import ROOT, Repository
-from builders.server import Ports, ServeError, TritonServer
+from builders.repository.layout import ROOT, Repository
+from builders.repository.render import render_repository
+from builders.serve import resources, tritonserver, wheel
+from builders.serve.tritonserver import Ports, ServeError, TritonServer
 
 
 def test_a_path_with_a_space_is_refused_in_words(tmp_path: Path) -> None:
     repository = Repository(tmp_path / "my models")
-    build_joints(repository)
+    render_repository(repository)
     server = TritonServer(repository, models=["person_preprocess"], ports=Ports.free())
     with pytest.raises(ServeError, match=r"has a space .*my models"):
         server.start()
@@ -44,13 +44,13 @@ def test_a_port_in_use(repository: Repository) -> None:
         port = taken.getsockname()[1]
         ports = Ports(http=port, grpc=Ports.free().grpc)
         with pytest.raises(ServeError, match=f"http port {port} .*--http-port"):
-            TritonServer(repository, ports=ports).start()
+            TritonServer(repository, ports=ports, http=True).start()
 
 
 def test_numpy_2_in_the_environment(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving, "version", lambda _: "2.3.1")
+    monkeypatch.setattr(wheel, "version", lambda _: "2.3.1")
     with pytest.raises(ServeError, match=r"NumPy 2.3.1 .* pip install \"numpy<2\""):
         TritonServer(repository, ports=Ports.free()).start()
 
@@ -58,9 +58,9 @@ def test_numpy_2_in_the_environment(
 def test_a_python_without_stub(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stub = serving._stub()
+    stub = wheel.stub_path()
     monkeypatch.setattr(
-        serving, "_stub", lambda: stub.parent.parent / "2.7" / stub.name
+        wheel, "stub_path", lambda: stub.parent.parent / "2.7" / stub.name
     )
     with pytest.raises(ServeError, match=r"no Python backend for 2.7, only for 3.10"):
         TritonServer(repository, ports=Ports.free()).start()
@@ -69,8 +69,8 @@ def test_a_python_without_stub(
 def test_too_little_shared_memory(
     repository: Repository, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = serving.shutil.disk_usage("/dev/shm")._replace(free=1 << 20)
-    monkeypatch.setattr(serving.shutil, "disk_usage", lambda _: usage)
+    usage = resources.shutil.disk_usage("/dev/shm")._replace(free=1 << 20)
+    monkeypatch.setattr(resources.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(ServeError, match=r"/dev/shm has 1 MiB free.*--shm-size"):
         TritonServer(repository, ports=Ports.free()).start()
 
@@ -84,35 +84,39 @@ def test_models_that_are_not_built(tmp_path: Path) -> None:
         TritonServer(Repository(tmp_path), models=["x"])
 
 
-def test_a_model_that_does_not_load(repository: Repository) -> None:
-    path = repository.built("person_gender", "model.onnx")
-    whole = path.read_bytes()
-    path.write_bytes(whole[:5000])
-    try:
-        with pytest.raises(ServeError, match="ended with code"):
-            TritonServer(
-                repository, models=["person_gender"], ports=Ports.free()
-            ).start()
-    finally:
-        path.write_bytes(whole)
+def test_a_model_that_does_not_load(repository: Repository, tmp_path: Path) -> None:
+    own = Repository(tmp_path)
+    shutil.copytree(repository.folder("person_gender"), own.folder("person_gender"))
+    path = own.artefact_path("person_gender", "model.onnx")
+    record = own.record(path)
+    assert record is not None
+    # with a record of its own: without one it would not count as built
+    own.store("person_gender", "model.onnx", path.read_bytes()[:5000], record)
+    with pytest.raises(ServeError, match="ended with code"):
+        TritonServer(own, models=["person_gender"], ports=Ports.free()).start()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "expected_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)]
+)
 def test_the_command_prints_endpoints_and_stops_cleanly(
-    number: signal.Signals, repository: Repository
+    number: signal.Signals, expected_code: int, repository: Repository
 ) -> None:
     """`python -m builders serve` as a process, on the repository of this run."""
     ports = Ports.free()
     program = (
-        "from pathlib import Path; from builders import commands, repository;"
+        "from pathlib import Path; from builders.commands import serving;"
+        "from builders.commands.app import run;"
+        "from builders.repository.layout import Repository;"
         f"root = Path({str(repository.root)!r});"
-        "commands.serving.Repository = lambda: repository.Repository(root);"
-        "commands.run()"
+        "serving.Repository = lambda: Repository(root);"
+        "run()"
     )
     command = [
         *(sys.executable, "-c", program, "serve", "--model", "person_gender"),
         *("--http-port", str(ports.http), "--grpc-port", str(ports.grpc)),
         *("--metrics-port", str(ports.metrics), "--log-verbose=0"),
+        *("--health-port", str(Ports.free().grpc)),
     ]
     with subprocess.Popen(
         command,
@@ -132,10 +136,31 @@ def test_the_command_prints_endpoints_and_stops_cleanly(
         assert f"127.0.0.1:{ports.grpc}" in printed
         assert "untrained" in printed
         process.send_signal(number)
-        began = time.monotonic()
         printed += process.stdout.read()
-        process.wait(30)
-    assert time.monotonic() - began < 20
-    assert process.returncode == 130, printed
+        process.wait()
+    assert process.returncode == expected_code, printed
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", ports.grpc)) != 0
+
+
+def test_too_little_memory(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resources, "_available_bytes", lambda: 100 << 20)
+    server = TritonServer(
+        repository, models=["person_attributes"], ports=Ports.free(), cores=16
+    )
+    with pytest.raises(ServeError, match=r"16 cores.*0\.1 GiB are available.*--cores"):
+        server.start()
+
+
+def test_a_repository_that_cannot_be_written_serves_its_committed_counts(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: object) -> None:
+        raise PermissionError(13, "Read-only file system")
+
+    monkeypatch.setattr(tritonserver, "render_for_cores", refuse)
+    server = TritonServer(repository, models=["person_gender"], cores=3)
+    command, _ = server.command("key")
+    assert "--model-config-name=cpu" in command

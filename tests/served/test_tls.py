@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ssl
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -13,8 +15,9 @@ import numpy as np
 import pytest
 import trustme
 
-from builders.repository import Repository
-from builders.server import Ports, TritonServer
+from builders.repository.layout import Repository
+from builders.serve.access import ServerTls
+from builders.serve.tritonserver import Ports, TritonServer
 from personserve import (
     AccessDeniedError,
     Client,
@@ -57,21 +60,18 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 
 def test_grpcs_with_both_sides_certified(repository: Repository, files: Files) -> None:
-    arguments = [
-        "--grpc-use-ssl=true",
-        "--grpc-use-ssl-mutual=true",
-        f"--grpc-server-cert={files.server_certificate}",
-        f"--grpc-server-key={files.server_key}",
-        f"--grpc-root-cert={files.authority}",
-    ]
     server = TritonServer(
-        repository, models=["person_gender"], ports=Ports.free(), arguments=arguments
+        repository,
+        models=["person_gender"],
+        ports=Ports.free(),
+        cores=1,
+        tls=ServerTls(files.server_certificate, files.server_key, files.authority),
     )
     ours = Tls(files.authority, files.client_certificate, files.client_key)
     with server:
         address = f"grpcs://localhost:{server.ports.grpc}"
         with Client(address, tls=ours) as client:
-            found = client.infer("person_gender", crops=CROPS)
+            found = client.infer("person_gender", {"crops": CROPS})
             assert found["female_probability"].shape == (1, 1)
         for tls in (Tls(files.authority), Tls(), ours):
             plain = address.replace("grpcs", "grpc" if tls is ours else "grpcs")
@@ -80,6 +80,18 @@ def test_grpcs_with_both_sides_certified(repository: Repository, files: Files) -
                 pytest.raises(ServerUnavailableError),
             ):
                 client.models()
+        # the supervisor has no certificate: it uses HTTP, which is closed to others
+        probe, canaries = server.open_probe(), server.open_canaries()
+        assert probe.ask("live", 5)
+        assert canaries is not None
+        canaries.send(30)
+        assert canaries.failures == 0
+        canaries.close()
+        for page in ("health/live", "models/person_gender"):
+            with pytest.raises(urllib.error.HTTPError, match="403"):
+                urllib.request.urlopen(
+                    f"http://127.0.0.1:{server.ports.http}/v2/{page}", timeout=5
+                )
 
 
 class _Answers(BaseHTTPRequestHandler):
@@ -130,6 +142,6 @@ def test_https_with_certificate_and_token(https: str, files: Files) -> None:
 
 def test_tls_files_are_checked_when_they_are_named(files: Files) -> None:
     with pytest.raises(InvalidInputError, match="belong together"):
-        Tls(certificate=files.client_certificate)
-    with pytest.raises(InvalidInputError, match=r"authorities .*no such file"):
+        Tls(cert_file=files.client_certificate)
+    with pytest.raises(InvalidInputError, match=r"ca_file .*no such file"):
         Tls("nowhere.pem")

@@ -1,4 +1,4 @@
-"""Small data sets in each published layout, made here, read back."""
+"""Small data sets in each published layout, written here and read back."""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from builders.evaluation.datasets import EvaluationError, Labelled, Pairs, Retrieval
-from builders.evaluation.layouts import read, recognised
+from builders.evaluation.datasets import (
+    EvaluationError,
+    ImagePairs,
+    LabelledImages,
+    RetrievalImages,
+)
+from builders.evaluation.layouts import detect_layout, read_dataset
+from builders.images import UnreadableImageError
 
 
 def _cells(values: list[Any], *, row: bool = False) -> np.ndarray:
@@ -174,9 +180,9 @@ def test_labelled_layouts(
     labels: list[int],
 ) -> None:
     make(tmp_path)
-    assert recognised(tmp_path) == layout
-    data = read(tmp_path, layout, None)
-    assert isinstance(data, Labelled)
+    assert detect_layout(tmp_path) == layout
+    data = read_dataset(tmp_path, layout)
+    assert isinstance(data, LabelledImages)
     assert list(data.files[: len(files)]) == files
     assert data.labels.tolist() == labels
     assert layout == "imagenet" or data.names == ("male", "female")
@@ -184,37 +190,44 @@ def test_labelled_layouts(
 
 def test_other_attributes_are_groups(tmp_path: Path) -> None:
     _rap1(tmp_path)
-    data = read(tmp_path, "rap", "all")
-    assert isinstance(data, Labelled)
+    data = read_dataset(tmp_path, "rap", "all")
+    assert isinstance(data, LabelledImages)
     assert data.groups == {"AgeLess16": ("no", "yes", "yes", "no")}
     assert data.labels.tolist() == [1, 0, -1, 0]
 
 
 def test_groups_of_an_image_folder(tmp_path: Path) -> None:
     _image_folder(tmp_path)
-    data = read(tmp_path, "image-folder", None)
-    assert isinstance(data, Labelled)
+    data = read_dataset(tmp_path, "image-folder")
+    assert isinstance(data, LabelledImages)
     assert data.groups == {"camera": ("north", "", "")}
 
 
 def test_partitions_and_parts(tmp_path: Path) -> None:
     _peta(tmp_path)
-    assert read(tmp_path, "peta", "test", 1).items[1] == ("images/00006.png",)
-    assert len(read(tmp_path, "peta", "all").items) == 6
+    assert read_dataset(tmp_path, "peta", "test", 1).items[1] == ("images/00006.png",)
+    assert len(read_dataset(tmp_path, "peta", "all").items) == 6
     with pytest.raises(EvaluationError, match="no part 'dev'"):
-        read(tmp_path, "peta", "dev")
+        read_dataset(tmp_path, "peta", "dev")
     with pytest.raises(EvaluationError, match="expected 0 to 4"):
-        read(tmp_path, "peta", "test", 5)
+        read_dataset(tmp_path, "peta", "test", 5)
 
 
 def test_market1501_drops_junk_and_keeps_distractors(tmp_path: Path) -> None:
     _market1501(tmp_path)
-    assert recognised(tmp_path) == "market1501"
-    data = read(tmp_path, "market1501", None)
-    assert isinstance(data, Retrieval)
+    assert detect_layout(tmp_path) == "market1501"
+    data = read_dataset(tmp_path, "market1501")
+    assert isinstance(data, RetrievalImages)
     assert data.queries == 2
     assert data.identities.tolist() == [1, 3, 0, 1, 3]
     assert data.cameras.tolist() == [1, 2, 1, 2, 2]
+
+
+def test_refused_image_formats_are_named(tmp_path: Path) -> None:
+    _market1501(tmp_path)
+    (tmp_path / "query" / "0004_c1s1_000007_00.bmp").touch()
+    with pytest.raises(UnreadableImageError, match=r"0004_.*\.bmp images are not acc"):
+        read_dataset(tmp_path, "market1501")
 
 
 def _fiw(root: Path) -> None:
@@ -238,18 +251,18 @@ def _fiw(root: Path) -> None:
 
 def test_families_in_the_wild(tmp_path: Path) -> None:
     _fiw(tmp_path)
-    assert recognised(tmp_path) == "fiw"
-    data = read(tmp_path, "fiw", None)
-    assert isinstance(data, Pairs)
+    assert detect_layout(tmp_path) == "fiw"
+    data = read_dataset(tmp_path, "fiw")
+    assert isinstance(data, ImagePairs)
     assert data.related.tolist() == [1] * 8 + [0] * 8
     for (a, b), related in zip(data.items, data.related, strict=True):
         assert (a.split("/")[1] == b.split("/")[1]) == bool(related)
         assert a.split("/")[1].startswith("F09")
         assert (tmp_path / a).is_file()
-    again = read(tmp_path, "fiw", None)
+    again = read_dataset(tmp_path, "fiw")
     assert again.items == data.items, "the draw is seeded"
 
-    kaggle = read(tmp_path, "fiw", "test")
+    kaggle = read_dataset(tmp_path, "fiw", "test")
     assert kaggle.items == [("test/face05508.jpg", "test/face01210.jpg")]
 
 
@@ -262,22 +275,22 @@ def test_annotations_cannot_lead_out_of_the_folder(tmp_path: Path) -> None:
     }
     savemat(tmp_path / "annotation.mat", content)
     with pytest.raises(EvaluationError, match="leads out of its folder"):
-        read(tmp_path, "pa100k", None)
+        read_dataset(tmp_path, "pa100k")
 
 
 def test_what_cannot_be_read_says_why(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match=r"no known layout; .*PETA.mat \(peta\)"):
-        recognised(tmp_path)
+        detect_layout(tmp_path)
     with pytest.raises(EvaluationError, match="no such folder"):
-        recognised(tmp_path / "nothing")
+        detect_layout(tmp_path / "nothing")
     (tmp_path / "PETA.mat").write_bytes(b"not a MATLAB file at all" * 10)
     with pytest.raises(EvaluationError, match="not a MATLAB file"):
-        read(tmp_path, "peta", None)
+        read_dataset(tmp_path, "peta")
     savemat(tmp_path / "PETA.mat", {"something": 1})
     with pytest.raises(EvaluationError, match="not built as the published file"):
-        read(tmp_path, "peta", None)
+        read_dataset(tmp_path, "peta")
     (tmp_path / "query").mkdir()
     (tmp_path / "bounding_box_test").mkdir()
     (tmp_path / "query" / "person.jpg").touch()
     with pytest.raises(EvaluationError, match="expected a name as 0002_c1s1"):
-        read(tmp_path, "market1501", None)
+        read_dataset(tmp_path, "market1501")

@@ -1,0 +1,320 @@
+"""Rollout and rollback on the real server: no failed request, no unverified answer."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from builders.build.build import build
+from builders.build.source import choose_weights, load_arrays
+from builders.repository.layout import Repository
+from builders.repository.render import render_repository
+from builders.rollout.control import ModelControl, RolloutError, ServerAccess
+from builders.rollout.rollout import VersionChange, roll_back, roll_out
+from builders.serve.supervisor import Supervisor
+from builders.serve.tritonserver import Ports, TritonServer
+from builders.spec.catalogue import models
+from builders.spec.model import Model
+from builders.verify.reference import (
+    ReferenceAnswers,
+    VerificationError,
+    compute_reference,
+)
+from builders.weights import Origin, stand_in_weights, write_checkpoint
+from personserve import Client, Retry
+
+PAIR, GENDER = models(["kinship_pair", "person_gender"])
+MODELS = ("kinship_pair", "person_attributes", "person_attributes_crops")
+PARTS = ("person_gender", "person_reid_kd_r18", "person_preprocess")
+
+FRAME = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+BOXES = [[0, 0, 32, 64]]
+
+
+@pytest.fixture(scope="module")
+def own(repository: Repository, tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """A copy of some models, because the tests change it."""
+    own = Repository(tmp_path_factory.mktemp("versions") / "models")
+    for name in (*MODELS, *PARTS):
+        shutil.copytree(repository.folder(name), own.folder(name))
+    render_repository(own)
+    return own
+
+
+@pytest.fixture(scope="module")
+def versioned(own: Repository) -> Iterator[TritonServer]:
+    with TritonServer(own, models=MODELS, ports=Ports.free(), cores=1) as server:
+        yield server
+
+
+@pytest.fixture
+def supervised(
+    versioned: TritonServer, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """A supervisor that may not restart the server: no process of a good model ends."""
+    # slow answers of a busy test machine are not what is tested
+    monkeypatch.setattr(Supervisor, "_find_canary", lambda _self: None)
+    lines: list[str] = []
+    stop = threading.Event()
+    supervisor = Supervisor(versioned, lines.append)
+    thread = threading.Thread(target=supervisor.run, args=(stop,))
+    thread.start()
+    yield
+    stop.set()
+    thread.join()
+    assert supervisor.failures == [], lines
+
+
+def _build(model: Model, seed: int, own: Repository) -> int:
+    """Build a version from a checkpoint of other weights; its number."""
+    path = own.root.parent / f"{model.name}-{seed}.npz"
+    write_checkpoint(path, ".npz", stand_in_weights(model, seed).arrays)
+    origin = choose_weights(model, own, path, stand_in=False)
+    assert build("cpu", model, origin, own).rebuilt
+    return own.version(model.name)
+
+
+def _roll_out(model: Model, own: Repository, server: TritonServer) -> VersionChange:
+    def compute(origin: Origin, _precision: str) -> ReferenceAnswers:
+        return compute_reference(model, load_arrays(model, origin), origin)
+
+    with ModelControl(ServerAccess(server.grpc_address)) as control:
+        return roll_out(model, own, control, compute)
+
+
+def _roll_back(model: Model, own: Repository, server: TritonServer) -> VersionChange:
+    with ModelControl(ServerAccess(server.grpc_address)) as control:
+        return roll_back(model, own, control)
+
+
+def _served(server: TritonServer) -> dict[str, int]:
+    with ModelControl(ServerAccess(server.grpc_address)) as control:
+        return control.list_versions()
+
+
+@contextmanager
+def _under_load(
+    server: TritonServer, call: Callable[[Client], np.ndarray]
+) -> Iterator[list[np.ndarray]]:
+    """Call the server in a loop, without retries, until the block ends."""
+    answers: list[np.ndarray] = []
+    errors: list[Exception] = []
+    stop = threading.Event()
+
+    def loop() -> None:
+        with Client(
+            server.grpc_address, timeout_s=60, retry=Retry(attempts=1)
+        ) as client:
+            while not stop.is_set():
+                try:
+                    answers.append(call(client))
+                except Exception as exc:  # noqa: BLE001 - each one fails the test
+                    errors.append(exc)
+                    stop.set()
+
+    threads = [threading.Thread(target=loop) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield answers
+        count = len(answers)
+        while len(answers) < count + 4 and not errors:  # of the state at the end
+            time.sleep(0.01)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert errors == []
+
+
+def _relate(client: Client) -> np.ndarray:
+    inputs = {
+        tensor.name: np.full((1, *tensor.shape), 0.5, np.float32)
+        for tensor in client.describe(PAIR.name).inputs
+    }
+    (answer,) = client.infer(PAIR.name, inputs).values()
+    return answer[0]
+
+
+def _gender(client: Client) -> np.ndarray:
+    return client.attributes(FRAME, BOXES).female_probabilities
+
+
+def _count_distinct(answers: list[np.ndarray]) -> int:
+    return len({round(float(answer[0]), 4) for answer in answers})
+
+
+def test_an_ensemble_follows_a_rollout_and_a_rollback_without_a_failed_request(
+    own: Repository, versioned: TritonServer
+) -> None:
+    with Client(versioned.grpc_address, timeout_s=60) as client:
+
+        def untrained(name: str) -> str:
+            return client.describe(name).parameters["stand_in_weights"]
+
+        before = _gender(client)
+        assert untrained("person_attributes") == "person_gender,person_reid_kd_r18"
+        version = _build(GENDER, 5, own)
+        with _under_load(versioned, _gender) as answers:
+            change = _roll_out(GENDER, own, versioned)
+            assert (change.before, change.after) == (version - 1, version)
+            assert all(comparison.passed for comparison in change.comparisons)
+            for name in ("person_attributes", "person_attributes_crops"):
+                assert untrained(name) == "person_reid_kd_r18"
+        assert _count_distinct(answers) == 2
+        assert answers[-1] != pytest.approx(before)
+
+        with _under_load(versioned, _gender) as answers:
+            change = _roll_back(GENDER, own, versioned)
+            assert (change.before, change.after) == (version, version - 1)
+        assert answers[-1] == pytest.approx(before)
+        assert untrained("person_attributes") == "person_gender,person_reid_kd_r18"
+    assert own.version(GENDER.name) == version - 1, "the next start serves it, too"
+
+
+def test_rolling_out_what_is_served_changes_nothing(
+    own: Repository, versioned: TritonServer
+) -> None:
+    change = _roll_out(PAIR, own, versioned)
+    assert change.before == change.after == own.version(PAIR.name)
+    with pytest.raises(RolloutError, match=r"no version before 1 that is built"):
+        _roll_back(PAIR, own, versioned)
+
+
+def _store_other_file(own: Repository) -> None:
+    """A sound file of other outputs with a record of its own."""
+    other = own.artefact_path(GENDER.name, "model.onnx")
+    _replace(own, other.read_bytes())
+
+
+def _store_cut_file(own: Repository) -> None:
+    _replace(own, own.artefact_path(PAIR.name, "model.onnx").read_bytes()[:5000])
+
+
+def _store_wrong_answers(own: Repository) -> None:
+    """The first version's file under the record of the second one."""
+    _replace(own, own.artefact_path(PAIR.name, "model.onnx", 1).read_bytes())
+
+
+def _end_at_load(own: Repository) -> None:
+    path = own.artefact_path(PAIR.name, "cpu_model.py")
+    text = path.read_text()
+    path.unlink()  # it shares its content with the version before
+    path.write_text(text.replace("import json", "import os; os._exit(3)", 1))
+
+
+def _replace(own: Repository, data: bytes) -> None:
+    path = own.artefact_path(PAIR.name, "model.onnx")
+    record = json.loads(path.with_name("model.onnx.json").read_text())
+    path.unlink()
+    path.write_bytes(data)
+    own.write_record(path, record)
+
+
+@pytest.mark.usefixtures("supervised")
+@pytest.mark.parametrize(
+    ("damage", "error", "message"),
+    [
+        (_store_cut_file, RolloutError, "cannot load kinship_pair.candidate"),
+        (_store_other_file, RolloutError, "as before"),
+        (_store_wrong_answers, VerificationError, "outside its tolerance"),
+        (_end_at_load, RolloutError, "Stub process"),
+    ],
+)
+def test_a_bad_version_is_withdrawn_and_the_good_one_goes_on(
+    damage: Callable[[Repository], None],
+    error: type[Exception],
+    message: str,
+    own: Repository,
+    versioned: TritonServer,
+) -> None:
+    good = own.version(PAIR.name)
+    with Client(versioned.grpc_address) as client:
+        expected = _relate(client)
+    bad = _build(PAIR, 100 + good, own)
+    damage(own)
+    with (
+        _under_load(versioned, _relate) as answers,
+        pytest.raises(error, match=message) as caught,
+    ):
+        _roll_out(PAIR, own, versioned)
+    assert f"is served in version {good} as before" in str(caught.value)
+    assert f"version {bad} is withdrawn" in str(caught.value)
+    assert answers
+    assert all(answer == expected for answer in answers), "no client met the bad one"
+    assert own.version(PAIR.name) == good
+    served = _served(versioned)
+    assert served[PAIR.name] == good
+    assert not any("candidate" in name for name in served)
+    config = own.folder(PAIR.name) / "configs" / "cpu.pbtxt"
+    assert str(own.origin(PAIR.name)) in config.read_text()
+
+
+def test_a_version_that_fails_after_the_switch_is_rolled_back(
+    own: Repository, versioned: TritonServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from builders.rollout import rollout
+
+    good = own.version(PAIR.name)
+    bad = _build(PAIR, 7, own)
+    require = rollout.require_tolerance
+    calls: list[int] = []
+
+    def refuse_the_second(*arguments: object) -> str:
+        calls.append(_served(versioned)[PAIR.name])
+        if len(calls) == 2:
+            raise VerificationError("differs")
+        return require(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(rollout, "require_tolerance", refuse_the_second)
+    with pytest.raises(VerificationError, match="as before"):
+        _roll_out(PAIR, own, versioned)
+    assert calls == [good, bad]
+    assert _served(versioned)[PAIR.name] == own.version(PAIR.name) == good
+
+
+def test_an_interrupted_rollout_can_be_tried_again(
+    own: Repository, versioned: TritonServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from builders.rollout import rollout
+
+    version = _build(PAIR, 9, own)
+    with monkeypatch.context() as patch:
+
+        def interrupt(*_arguments: object) -> None:
+            raise KeyboardInterrupt
+
+        patch.setattr(rollout, "compare_outputs", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            _roll_out(PAIR, own, versioned)
+    assert own.version(PAIR.name) == version
+    assert _served(versioned)[PAIR.name] != version
+    assert _roll_out(PAIR, own, versioned).after == version
+    assert _served(versioned)[PAIR.name] == version
+
+
+def test_what_a_rollout_needs_is_said(tmp_path: Path, versioned: TritonServer) -> None:
+    def attempt(access: ServerAccess, model: Model = PAIR) -> None:
+        repository = Repository(tmp_path)
+        render_repository(repository)
+        with ModelControl(access) as control:
+            roll_back(model, repository, control)
+
+    address = versioned.grpc_address
+    with pytest.raises(RolloutError, match=r"demands a key .* --key-file"):
+        attempt(ServerAccess(address, key="wrong"))
+    with pytest.raises(RolloutError, match=r"127.0.0.1:9 does not list the models"):
+        attempt(ServerAccess("127.0.0.1:9"))
+    with pytest.raises(RolloutError, match="expected host:port"):
+        attempt(ServerAccess("nowhere"))
+    (other,) = models(["se_resnet50"])
+    with pytest.raises(RolloutError, match="does not serve se_resnet50; start it"):
+        attempt(ServerAccess(address), other)
