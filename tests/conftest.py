@@ -73,6 +73,24 @@ FIRST = (
 )
 """Long tests, which start early, so that no worker waits for them at the end."""
 
+REPEATED = (
+    *SHARED_SERVER,
+    "tests/builders/test_bounded_work.py",
+    "tests/builders/test_draining.py",
+    "tests/builders/test_health.py",
+    "tests/builders/test_pause_watchdog.py",
+    "tests/builders/test_supervisor.py",
+    "tests/client/test_shared_memory.py",
+    "tests/loadtest/test_endpoints.py",
+    "tests/loadtest/test_locust.py",
+    "tests/served/",
+)
+"""Tests of processes, which are repeated once if they fail, and then listed as RERUN.
+
+A machine may pause a server for longer than a client waits. All other tests are decided
+by their input alone, so that a failure of theirs is never repeated.
+"""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
     """Refuse tests that use the server and are not among SHARED_SERVER."""
@@ -92,6 +110,9 @@ def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
             f"{', '.join(strangers)}"
         )
     items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
+    for item in items:
+        if item.nodeid.startswith(REPEATED):
+            item.add_marker(pytest.mark.flaky(reruns=1))
 
 
 @pytest.hookimpl(optionalhook=True)
