@@ -25,7 +25,7 @@ from personserve import (
     TensorDescription,
     describe_mock_models,
 )
-from personserve._wire.grpc_messages import _description_from_config
+from personserve._wire.grpc_messages import description_from_config
 
 FRAME = np.zeros((100, 100, 3), np.uint8)
 BOXES = [[0, 0, 10, 20], [5, 5, 30, 60], [1, 2, 3, 4]]
@@ -70,7 +70,7 @@ def test_mock_models_are_described_as_the_repository_renders_them() -> None:
         path = ROOT / "model_repository" / mock.name / "config.pbtxt"
         config = model_config_pb2.ModelConfig()
         text_format.Parse(path.read_text(encoding="utf-8"), config)
-        rendered = _description_from_config(config)
+        rendered = description_from_config(config)
         assert mock.max_batch_size == rendered.max_batch_size
         assert mock.inputs == rendered.inputs
         assert mock.outputs == rendered.outputs

@@ -90,7 +90,7 @@ def _parse_message(request: Request, message: Any) -> Any:
     if isinstance(request, Infer):
         return _outputs_from_message(request, message)
     if isinstance(request, DescribeModel):
-        description = _description_from_config(message.config)
+        description = description_from_config(message.config)
         return check_description(description, request.model)
     if isinstance(request, ListModels):
         return tuple(
@@ -149,7 +149,16 @@ def _outputs_from_message(request: Infer, message: Any) -> Outputs:
     return outputs
 
 
-def _description_from_config(config: Any) -> ModelDescription:
+def description_from_config(config: Any) -> ModelDescription:
+    """Return what a configuration says about a model.
+
+    Args:
+        config: A ModelConfig, of a server's answer or of a file.
+
+    Returns:
+        The description.
+    """
+
     def describe(tensors: Any) -> tuple[TensorDescription, ...]:
         return tuple(
             TensorDescription(

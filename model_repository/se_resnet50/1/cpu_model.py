@@ -15,23 +15,18 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from cpu_session import open_session
+from cpu_session import open_session, split_feed
 from deadlines import AbandonedError, Deadlines
 from failures import Failures
 from pause_watchdog import PauseWatchdog
 from refusals import Reason
-
-CHUNK_BYTES = 600 << 10
-"""Input bytes of one run: four crops of a person. A larger batch is no faster on a CPU,
-and at 32 the activations of the gender network (100 MB) leave the caches and cost a
-quarter more time."""
 
 BUSY_S = 0.01
 """Pause after which an instance was idle: a request that waits is begun sooner."""
 
 
 class TritonPythonModel:
-    """Runs each request in chunks of CHUNK_BYTES, while its client waits."""
+    """Runs each request in chunks (see split_feed), while its client waits."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Open model.onnx."""
@@ -63,15 +58,11 @@ class TritonPythonModel:
             name: pb_utils.get_input_tensor_by_name(request, name).as_numpy()
             for name in self._session.inputs
         }
-        rows = len(feed[self._session.inputs[0]])
-        row_bytes = sum(array[:1].nbytes for array in feed.values())
-        chunk_rows = max(1, CHUNK_BYTES // row_bytes)
         deadline = self._deadlines.find(request)
         chunks = []
         try:
-            for i in range(0, rows, chunk_rows):
-                deadline.check() if i or waited else deadline.check_time()
-                part = {name: array[i : i + chunk_rows] for name, array in feed.items()}
+            for index, part in enumerate(split_feed(feed)):
+                deadline.check() if index or waited else deadline.check_time()
                 chunks.append(self._session.run(part))
         except AbandonedError as exc:
             return self._failures.respond(request, Reason.CANCELLED, str(exc))
