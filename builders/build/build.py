@@ -16,14 +16,8 @@ from typing import Any
 
 from builders.build.cpu import create_cpu_exporter
 from builders.build.plan import PlanExporter
-from builders.build.source import (
-    BuildOptions,
-    BuildSource,
-    Exporter,
-    choose_source,
-    choose_weights,
-    model_for,
-)
+from builders.build.source import BuildOptions, BuildSource, Exporter, choose_source
+from builders.build.weights_choice import choose_weights, model_for
 from builders.progress import Progress, no_progress
 from builders.repository.layout import ARTEFACTS, Repository
 from builders.repository.render import render_repository

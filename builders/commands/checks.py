@@ -13,12 +13,8 @@ import typer
 from rich.text import Text
 
 from builders.build.build import BUILD_TARGETS
-from builders.build.source import (
-    choose_weights,
-    compute_answers,
-    int8_reference,
-    load_arrays,
-)
+from builders.build.source import compute_answers, int8_reference, load_arrays
+from builders.build.weights_choice import choose_weights
 from builders.commands.app import (
     Name,
     Names,

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from builders.build.source import choose_weights, load_arrays, model_for
+from builders.build.source import load_arrays
+from builders.build.weights_choice import choose_weights, model_for
 from builders.commands.app import (
     Name,
     app,

@@ -9,7 +9,8 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from builders.build.source import choose_weights, int8_reference, load_arrays
+from builders.build.source import int8_reference, load_arrays
+from builders.build.weights_choice import choose_weights
 from builders.commands.app import (
     Name,
     app,

@@ -6,6 +6,7 @@ Checkpoints are untrusted input: sizes, counts and names are limited (intake.py)
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,9 @@ SAFETENSORS_HEADER_START = b"{"
 torch.save has it there: a zip archive has its method of compression (0), and an old
 pickle a part of the magic number (0xF9)."""
 
+EPOCH = re.compile(r"-\d+$")
+"""What torchreid appends to a suffix: model.pth.tar-60 is of epoch 60."""
+
 
 @dataclass(frozen=True)
 class CheckpointContents:
@@ -62,8 +66,8 @@ def read_checkpoint(path: Path, key: str = "") -> CheckpointContents:
 
     Args:
         path: A .pth, .pt, .pth.tar, .ckpt, .bin, .safetensors, .npz, .wts or .wts2
-            file. All but the last three are read as what they contain, whichever of
-            these suffixes they have.
+            file, perhaps with an epoch, as in .pth.tar-60. All but the last three are
+            read as what they contain, whichever of these suffixes they have.
         key: Key of the wanted state dict in a file of torch.save; see
             `containers.find_state_dict`.
 
@@ -130,7 +134,7 @@ def require_writable_format(path: Path) -> None:
 
 
 def _by_suffix(table: Mapping[str, T], name: str, suffix: str) -> T:
-    entry = table.get(suffix.lower())
+    entry = table.get(EPOCH.sub("", suffix.lower()))
     if entry is None:
         raise CheckpointError(
             f"{name}: expected one of {', '.join(table)}, got {suffix or 'no suffix'!r}"

@@ -18,7 +18,8 @@ from builders.build.digest import (
     GraphFormat,
     graph_digest,
 )
-from builders.build.source import BuildOptions, choose_weights
+from builders.build.source import BuildOptions
+from builders.build.weights_choice import choose_weights
 from builders.ops import Conv
 from builders.repository.layout import ROOT, Repository, RepositoryError
 from builders.spec.catalogue import models

@@ -106,7 +106,7 @@ def test_plain_weights_are_taken_by_their_key(tmp_path: Path) -> None:
     assert "note     it has weights under 'model' too" in shown
 
 
-@pytest.mark.parametrize("name", ["x.pth.tar", "x.ckpt", "x.bin", "x.pt"])
+@pytest.mark.parametrize("name", ["x.pth.tar", "x.pth.tar-60", "x.ckpt", "x.bin"])
 def test_content_decides_the_format(tmp_path: Path, name: str) -> None:
     _assert_seed(_save(tmp_path / name, {"state_dict": _state()}), 0)
     save_file(dict(stand_in_weights(PAIR, 2).arrays), tmp_path / name)

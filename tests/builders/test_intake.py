@@ -24,7 +24,8 @@ from safetensors.numpy import save_file
 
 from builders.build import onnx_check, onnx_import
 from builders.build.onnx_check import OnnxImportError
-from builders.build.source import choose_weights, load_arrays
+from builders.build.source import load_arrays
+from builders.build.weights_choice import choose_weights
 from builders.commands.app import run
 from builders.repository import layout
 from builders.repository.layout import Repository

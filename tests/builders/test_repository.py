@@ -13,7 +13,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from builders.build.build import BuildResult, build
-from builders.build.source import choose_weights
+from builders.build.weights_choice import choose_weights
 from builders.repository import model_table, versions
 from builders.repository.config import COMMITTED_CORES, GPU_PROCESSES, config_text
 from builders.repository.layout import ROOT, Repository
@@ -227,11 +227,15 @@ def test_old_versions_are_removed_and_numbers_are_not_used_again(
     render_repository(repository)
     for data in (b"1", b"2", b"3"):
         repository.store(name, "model.onnx", data, {})
-    assert versions.withdraw_versions(folder, above=1) == [2, 3]
+    assert versions.hide_versions(folder, above=1) == [2, 3]
     assert repository.version(name) == 1
     assert repository.previous_version(name, "model.onnx", 1) is None
-    versions.restore_version(folder, 2)
+    versions.show_version(folder, 2)
     assert repository.version(name) == 2
+    assert versions.hide_versions(folder, 1, versions.PENDING) == [2]
+    assert versions.latest_pending(folder) == 2
+    versions.show_version(folder, 2)
+    assert versions.latest_pending(folder) is None
     for data in (b"4", b"5"):
         repository.store(name, "model.onnx", data, {})
     assert versions.list_versions(folder) == [1, 2, 4, 5]

@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from builders.build.build import build_all
-from builders.build.source import choose_weights
+from builders.build.weights_choice import choose_weights
 from builders.commands.app import app
 from builders.evaluation.variants import measure_separation, people_from_paths
 from builders.repository import layout

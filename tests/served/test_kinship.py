@@ -13,7 +13,8 @@ import pytest
 import tritonclient.grpc as triton
 
 from builders.build.build import build
-from builders.build.source import BuildOptions, choose_weights
+from builders.build.source import BuildOptions
+from builders.build.weights_choice import choose_weights
 from builders.models import kinship_compact
 from builders.repository.layout import ROOT, Repository
 from builders.repository.render import render_repository

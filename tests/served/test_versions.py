@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from builders.build.build import build
-from builders.build.source import choose_weights, load_arrays
+from builders.build.source import load_arrays
+from builders.build.weights_choice import choose_weights
 from builders.repository.layout import Repository
 from builders.repository.render import render_repository
 from builders.rollout.control import ModelControl, RolloutError, ServerAccess
 from builders.rollout.rollout import VersionChange, roll_back, roll_out
+from builders.serve.health import Health
+from builders.serve.probes import Canaries
+from builders.serve.processes import CANDIDATE, name_stubs
 from builders.serve.supervisor import Supervisor
 from builders.serve.tritonserver import Ports, TritonServer
 from builders.spec.catalogue import models
@@ -34,6 +41,9 @@ from personserve import Client, Retry
 PAIR, GENDER = models(["kinship_pair", "person_gender"])
 MODELS = ("kinship_pair", "person_attributes", "person_attributes_crops")
 PARTS = ("person_gender", "person_reid_kd_r18", "person_preprocess")
+
+PATIENCE_S = 120.0
+"""Time for a restart, which takes seconds on an idle machine."""
 
 FRAME = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
 BOXES = [[0, 0, 32, 64]]
@@ -55,22 +65,39 @@ def versioned(own: Repository) -> Iterator[TritonServer]:
         yield server
 
 
+class Watch(Health):
+    """Keeps what a supervisor has found, and counts its canaries."""
+
+    def __init__(self) -> None:
+        self.symptoms: list[str] = []
+        self.canaries = 0
+        super().__init__()
+        self.symptoms.clear()
+
+    def set_unready(self, reason: str) -> None:
+        self.symptoms.append(reason)
+        super().set_unready(reason)
+
+
 @pytest.fixture
 def supervised(
     versioned: TritonServer, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[None]:
-    """A supervisor that may not restart the server: no process of a good model ends."""
-    # slow answers of a busy test machine are not what is tested
-    monkeypatch.setattr(Supervisor, "_find_canary", lambda _self: None)
-    lines: list[str] = []
-    stop = threading.Event()
-    supervisor = Supervisor(versioned, lines.append)
+) -> Iterator[Watch]:
+    """A supervisor, as `serve` has it."""
+    watch, stop = Watch(), threading.Event()
+    send = Canaries.send
+
+    def count(canaries: Canaries, timeout_s: float) -> None:
+        send(canaries, timeout_s)
+        watch.canaries += 1
+
+    monkeypatch.setattr(Canaries, "send", count)
+    supervisor = Supervisor(versioned, lambda _line: None, watch)
     thread = threading.Thread(target=supervisor.run, args=(stop,))
     thread.start()
-    yield
+    yield watch
     stop.set()
     thread.join()
-    assert supervisor.failures == [], lines
 
 
 def _build(model: Model, seed: int, own: Repository) -> int:
@@ -135,6 +162,13 @@ def _under_load(
     assert errors == []
 
 
+def _wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def _relate(client: Client) -> np.ndarray:
     inputs = {
         tensor.name: np.full((1, *tensor.shape), 0.5, np.float32)
@@ -153,7 +187,7 @@ def _count_distinct(answers: list[np.ndarray]) -> int:
 
 
 def test_an_ensemble_follows_a_rollout_and_a_rollback_without_a_failed_request(
-    own: Repository, versioned: TritonServer
+    own: Repository, versioned: TritonServer, supervised: Watch
 ) -> None:
     with Client(versioned.grpc_address, timeout_s=60) as client:
 
@@ -178,6 +212,8 @@ def test_an_ensemble_follows_a_rollout_and_a_rollback_without_a_failed_request(
         assert answers[-1] == pytest.approx(before)
         assert untrained("person_attributes") == "person_gender,person_reid_kd_r18"
     assert own.version(GENDER.name) == version - 1, "the next start serves it, too"
+    assert supervised.symptoms == []
+    assert supervised.canaries > 0
 
 
 def test_rolling_out_what_is_served_changes_nothing(
@@ -219,7 +255,6 @@ def _replace(own: Repository, data: bytes) -> None:
     own.write_record(path, record)
 
 
-@pytest.mark.usefixtures("supervised")
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [
@@ -235,6 +270,7 @@ def test_a_bad_version_is_withdrawn_and_the_good_one_goes_on(
     message: str,
     own: Repository,
     versioned: TritonServer,
+    supervised: Watch,
 ) -> None:
     good = own.version(PAIR.name)
     with Client(versioned.grpc_address) as client:
@@ -256,6 +292,58 @@ def test_a_bad_version_is_withdrawn_and_the_good_one_goes_on(
     assert not any("candidate" in name for name in served)
     config = own.folder(PAIR.name) / "configs" / "cpu.pbtxt"
     assert str(own.origin(PAIR.name)) in config.read_text()
+    assert supervised.symptoms == [], "no process of a good model has ended"
+
+
+@pytest.mark.parametrize(
+    ("victim", "comparison", "is_restarted"),
+    [("candidate", 1, False), ("served", 1, True), ("switched to", 2, True)],
+)
+def test_a_process_killed_in_a_rollout_ends_in_the_version_before(
+    victim: str,
+    comparison: int,
+    is_restarted: bool,
+    own: Repository,
+    versioned: TritonServer,
+    supervised: Watch,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from builders.rollout import rollout
+
+    good = own.version(PAIR.name)
+    with Client(versioned.grpc_address) as client:
+        expected = _relate(client)
+    version = _build(PAIR, 200 + good, own)
+    compare, calls = rollout.compare_outputs, 0
+
+    def compare_after_a_kill(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == comparison:
+            names = name_stubs(versioned.list_pids())
+            for pid, name in names.items():
+                is_candidate = CANDIDATE in name
+                if PAIR.name in name and is_candidate == (victim == "candidate"):
+                    os.kill(pid, signal.SIGKILL)
+            if is_restarted:
+                _wait_until(lambda: supervised.symptoms)
+        return compare(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rollout, "compare_outputs", compare_after_a_kill)
+        with pytest.raises(RolloutError) as caught:
+            _roll_out(PAIR, own, versioned)
+    assert f"{PAIR.name} is served in version {good} as before" in str(caught.value)
+    assert f"version {version} was not judged" in str(caught.value)
+    assert own.version(PAIR.name) == good, "a restart serves it, too"
+    _wait_until(lambda: supervised.is_ready)
+    assert bool(supervised.symptoms) == is_restarted
+    served = _served(versioned)
+    assert served[PAIR.name] == good
+    assert not any(CANDIDATE in name for name in served)
+    with Client(versioned.grpc_address, timeout_s=60) as client:
+        assert _relate(client) == expected
+    assert _roll_out(PAIR, own, versioned).after == version, "it is tried again"
 
 
 def test_a_version_that_fails_after_the_switch_is_rolled_back(
@@ -286,6 +374,7 @@ def test_an_interrupted_rollout_can_be_tried_again(
 ) -> None:
     from builders.rollout import rollout
 
+    before = own.version(PAIR.name)
     version = _build(PAIR, 9, own)
     with monkeypatch.context() as patch:
 
@@ -295,8 +384,7 @@ def test_an_interrupted_rollout_can_be_tried_again(
         patch.setattr(rollout, "compare_outputs", interrupt)
         with pytest.raises(KeyboardInterrupt):
             _roll_out(PAIR, own, versioned)
-    assert own.version(PAIR.name) == version
-    assert _served(versioned)[PAIR.name] != version
+    assert own.version(PAIR.name) == _served(versioned)[PAIR.name] == before
     assert _roll_out(PAIR, own, versioned).after == version
     assert _served(versioned)[PAIR.name] == version
 
