@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from qdrant_client import QdrantClient
 
 from personserve import EmbeddingSource, Gender, InvalidInputError, People, Person
 from personserve.gallery import (
@@ -105,6 +104,8 @@ def test_of_equals_the_first_comes_first_in_process() -> None:
 
 
 def test_a_search_on_qdrant_is_one_request_with_at_most_one_for_metadata() -> None:
+    from qdrant_client import QdrantClient
+
     class Counting:
         """A Qdrant client that notes the name of each method that is called."""
 
@@ -319,6 +320,8 @@ def test_source_and_threshold_are_saved(gallery: BaseGallery, tmp_path: Path) ->
 
 
 def test_a_second_process_reads_the_source_from_qdrant() -> None:
+    from qdrant_client import QdrantClient
+
     client = QdrantClient(":memory:")
     QdrantGallery(client).add(_names(2), _people(2, UNTRAINED))
     again = QdrantGallery(client)

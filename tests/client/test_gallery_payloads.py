@@ -10,12 +10,10 @@ import random
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from qdrant_client import QdrantClient
-from qdrant_client import models as qdrant
 
 from personserve import EmbeddingSource, Gender, People, Person
 from personserve.gallery import (
@@ -26,6 +24,9 @@ from personserve.gallery import (
     MemoryGallery,
     QdrantGallery,
 )
+
+if TYPE_CHECKING:
+    from qdrant_client import QdrantClient
 
 DIMENSION = 16
 BACK_ENDS = (MemoryGallery, Gallery, QdrantGallery)
@@ -237,11 +238,17 @@ def _people(count: int, weights: str, seed: int = 0) -> People:
     return People(persons, scores, vectors, (), source=source)
 
 
+def _open_qdrant() -> QdrantClient:
+    from qdrant_client import QdrantClient  # two seconds, for the worker that needs it
+
+    return QdrantClient(":memory:")
+
+
 class RecordingClient:
     """A Qdrant client that notes the name and the arguments of each call."""
 
     def __init__(self, client: QdrantClient | None = None) -> None:
-        self.client = client or QdrantClient(":memory:")
+        self.client = client or _open_qdrant()
         self.calls: list[tuple[str, dict[str, Any]]] = []
 
     @property
@@ -275,7 +282,7 @@ def test_searches_on_qdrant_ask_for_nothing_twice(people: Any) -> None:
 
 
 def test_what_another_process_changed_on_qdrant_is_seen() -> None:
-    client = QdrantClient(":memory:")
+    client = _open_qdrant()
     one, other = QdrantGallery(client), QdrantGallery(client)
     one.add("a", _people(1, "old"))
     assert other.search(_people(1, "old"))[0][0].id == "a"
@@ -295,6 +302,8 @@ def test_what_another_process_changed_on_qdrant_is_seen() -> None:
 
 @pytest.mark.filterwarnings("ignore:Local mode")
 def test_options_of_large_collections_reach_qdrant() -> None:
+    from qdrant_client import models as qdrant
+
     client = RecordingClient()
     quantisation = qdrant.ScalarQuantization(
         scalar=qdrant.ScalarQuantizationConfig(type=qdrant.ScalarType.INT8)

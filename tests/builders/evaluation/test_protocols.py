@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn import metrics
 
 from builders.evaluation import classification, gender, kinship, retrieval
 from builders.evaluation.datasets import (
@@ -188,6 +187,8 @@ def _assess_gender(data: LabelledImages, scores: np.ndarray, **how: Any) -> Any:
 
 
 def test_unknown_labels_are_masked() -> None:
+    from sklearn import metrics
+
     data, scores = _gender(400)
     known = data.labels >= 0
     assessment = _assess_gender(data, scores)
