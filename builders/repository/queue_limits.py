@@ -22,7 +22,9 @@ from __future__ import annotations
 
 from typing import Any
 
-TIMEOUT_S = 15.0
+from builders.repository.runtimes.admission import MAX_WAIT_S
+
+TIMEOUT_S = MAX_WAIT_S
 """Longest wait in a queue. Half of the client's default deadline, so that the other
 half is left for another server; and twice the longest wait among the published load
 tests (32 callers with four people each on 2 cores: 7.2 s). A request's own timeout,
@@ -41,7 +43,8 @@ takes milliseconds: two to compute, and two that arrive meanwhile."""
 PEOPLE_PER_CORE = 128
 """People between preprocessing and the networks. A core does 12 people a second with
 both networks (loadtest/BENCHMARKS.md), so that they wait 11 s at most. The published
-load tests have 128 people in flight on 2 cores, half of what is allowed there."""
+load tests have 128 people in flight on 2 cores, half of what is allowed there. Their
+memory is bounded by this number, and their time on a slower machine by MAX_WAIT_S."""
 
 PEOPLE_PER_GPU = 8192
 """The same on a GPU, whose networks do 22,650 people a second on an H100. Their crops

@@ -81,6 +81,7 @@ class FakeMetrics:
 
     def __init__(self) -> None:
         self.pending: dict[str, int] = {"a": 0, "b": 0, "other": 1000}
+        self.finished: dict[str, float] = {"a": 0.0, "b": 0.0}
         self.fails = False
 
     def fetch(self) -> str:
@@ -89,6 +90,9 @@ class FakeMetrics:
         return "".join(
             f'nv_inference_pending_request_count{{model="{name}",version="1"}} {n}\n'
             for name, n in self.pending.items()
+        ) + "".join(
+            f'nv_inference_count{{model="{name}",version="1"}} {n}\n'
+            for name, n in self.finished.items()
         )
 
 
@@ -135,6 +139,34 @@ def test_frames_are_admitted_until_enough_people_wait(
     gauge.pending["b"] = 0
     _read_settled(admission)
     assert _count_admitted(admission, 500, 3) == 1, "a large frame passes if none waits"
+
+
+def test_frames_are_refused_that_a_slow_machine_would_answer_late(
+    admission: Admission, gauge: FakeMetrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+
+    def pass_time(seconds: int, people_per_s: float) -> None:
+        nonlocal now_s
+        for _ in range(4 * seconds):
+            now_s += 0.25
+            gauge.finished["b"] += people_per_s / 4
+            _read_settled(admission)
+
+    gauge.pending["b"] = 30  # frames of one person
+    pass_time(12, people_per_s=10)
+    assert _count_admitted(admission, 1, 1) == 1, "they wait for 3 s"
+    pass_time(12, people_per_s=1)
+    with pytest.raises(OverloadError, match=r"for 27 s at their present speed"):
+        admission.admit(1)
+    gauge.pending["b"] = 1
+    pass_time(12, people_per_s=1)
+    gauge.pending["b"] = 30
+    pass_time(2, people_per_s=1)
+    assert _count_admitted(admission, 1, 1) == 1, "one at a time told no speed of many"
+    pass_time(12, people_per_s=0)
+    assert _count_admitted(admission, 1, 1) == 0, "nothing moves"
 
 
 def test_without_metrics_everything_is_admitted(
