@@ -11,7 +11,12 @@ from itertools import islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from personserve._descriptions import FRAME_MODEL
+from personserve._defaults import (
+    DEFAULT_ADDRESS,
+    DEFAULT_IN_FLIGHT,
+    DEFAULT_TIMEOUT_S,
+    FRAME_MODEL,
+)
 from personserve._errors import PersonServeError
 from personserve._factory import ClientParts, build_client_parts
 from personserve._results import Classification, InferResult, Kinship, People
@@ -37,9 +42,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-DEFAULT_ADDRESS = "grpc://127.0.0.1:8001"
-DEFAULT_TIMEOUT_S = 30.0
-DEFAULT_IN_FLIGHT = 4
 READY_TIMEOUT_S = 2.0
 
 
@@ -55,8 +57,10 @@ class Client:
 
     Args:
         address: Address of the server, or several. The scheme is grpc://, grpcs://,
-            http:// or https://. With several, requests go to each address in turn, and
-            those that do not answer are skipped for a while.
+            http:// or https://; or dns:///name:port, which is grpc://name:port. With
+            several, requests go to each address in turn, and those that do not answer
+            are skipped for a while. Over gRPC a name that resolves to several IP
+            addresses is several servers, and requests go to each in turn.
         timeout_s: Deadline of each call in seconds, retries included, unless the call
             has its own.
         retry: When and how often failed requests are repeated. None for the defaults.

@@ -18,7 +18,13 @@ from personserve._wire.requests import (
 )
 from personserve.internal.access import access_headers
 
-DEFAULT_PORTS = {"grpc": 8001, "grpcs": 8001, "http": 8000, "https": 8000}
+DEFAULT_PORTS = {
+    "grpc": 8001,
+    "grpcs": 8001,
+    "dns": 8001,
+    "http": 8000,
+    "https": 8000,
+}
 
 RESTRICTED_REQUESTS = (ListMemory, ListModels, RegisterMemory, UnregisterMemory)
 """Requests that `python -m builders serve` answers only with its access key."""
@@ -31,15 +37,22 @@ Headers = Mapping[str, str] | Callable[[], Mapping[str, str]]
 class Address:
     """A server's endpoint.
 
+    Over gRPC a host name that resolves to several IP addresses means several servers,
+    and calls go to each in turn.
+
     Attributes:
-        scheme: "grpc", "grpcs", "http" or "https".
+        scheme: "grpc", "grpcs", "http" or "https"; or "dns", gRPC's own form of a name
+            (https://github.com/grpc/grpc/blob/master/doc/naming.md), without TLS.
         host: Host name or IP address, an IPv6 address without brackets.
         port: TCP port.
+        name_server: host:port of the name server to ask, of a dns:// address; empty for
+            the system's.
     """
 
     scheme: str
     host: str
     port: int
+    name_server: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Address:
@@ -47,7 +60,8 @@ class Address:
 
         Args:
             text: `scheme://host:port`, `scheme://host` for the scheme's default port,
-                or `host:port` for gRPC.
+                `host:port` for gRPC, `dns:///host:port` or
+                `dns://name-server:53/host:port`.
 
         Returns:
             The address.
@@ -55,22 +69,29 @@ class Address:
         Raises:
             InvalidInputError: If the scheme is unknown, or host or port are invalid.
         """
+        name_server = ""
+        rest = text if "://" in text else f"grpc://{text}"
+        if rest.startswith("dns://"):
+            name_server, _, host_port = rest.removeprefix("dns://").partition("/")
+            rest = f"dns://{host_port}"
         try:
-            url = urlsplit(text if "://" in text else f"grpc://{text}")
+            url = urlsplit(rest)
             port = url.port
         except ValueError as exc:
             raise InvalidInputError(f"address {text!r}: {exc}") from exc
         if url.scheme not in DEFAULT_PORTS or not url.hostname or url.path.strip("/"):
             raise InvalidInputError(
                 f"address {text!r}: expected grpc://, grpcs://, http:// or https:// "
-                "and host:port, for example grpc://127.0.0.1:8001"
+                "and host:port, for example grpc://127.0.0.1:8001; or dns:/// and a "
+                "name, for example dns:///personserve:8001"
             )
-        return cls(url.scheme, url.hostname, port or DEFAULT_PORTS[url.scheme])
+        port = port or DEFAULT_PORTS[url.scheme]
+        return cls(url.scheme, url.hostname, port, name_server)
 
     @property
     def is_grpc(self) -> bool:
         """Whether the endpoint speaks gRPC."""
-        return self.scheme in {"grpc", "grpcs"}
+        return self.scheme in {"grpc", "grpcs", "dns"}
 
     @property
     def is_encrypted(self) -> bool:
@@ -83,7 +104,14 @@ class Address:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
+    @property
+    def grpc_target(self) -> str:
+        """The address as gRPC takes it."""
+        return str(self) if self.scheme == "dns" else self.netloc
+
     def __str__(self) -> str:
+        if self.scheme == "dns":
+            return f"dns://{self.name_server}/{self.netloc}"
         return f"{self.scheme}://{self.netloc}"
 
 

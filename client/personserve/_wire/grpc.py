@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,12 @@ CHANNEL_OPTIONS = (
     # notice a connection that died silently while a call waits on it
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    # a name of several addresses is several servers: a connection to each, and calls in
+    # turn. gRPC's default sends everything to the first that answers
+    ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
+    # gRPC asks for the addresses again when a connection ends, at most once in this
+    # time; its default of 30 s leaves out servers that have just replaced others
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
 )
 
 
@@ -124,7 +131,7 @@ class AsyncGrpcTransport:
 
 def _open_channel(library: Any, connection: Connection) -> Any:
     """Open a channel of `library`, which is grpc or grpc.aio."""
-    target = connection.address.netloc
+    target = connection.address.grpc_target
     settings: dict[str, Any] = {"options": CHANNEL_OPTIONS}
     if connection.compression == "gzip":
         settings["compression"] = grpc.Compression.Gzip

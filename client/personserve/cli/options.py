@@ -7,19 +7,22 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, Any, NoReturn, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_type_hints
 
 import typer
 from rich.console import Console
 
-from personserve._client import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, Client
-from personserve._descriptions import FRAME_MODEL
+from personserve._defaults import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, FRAME_MODEL
 from personserve.cli.output import show_spinner
+
+if TYPE_CHECKING:
+    from personserve._client import Client
 
 SERVER_VARIABLE = "PERSONSERVE_SERVER"
 
 SERVER_HELP = (
-    "Address of a Triton server: grpc://, grpcs://, http:// or https://host:port. "
+    "Address of a Triton server: grpc://, grpcs://, http:// or https://host:port; "
+    "or dns:///name:port, a name of several gRPC servers. "
     f"Repeat the option for several servers. Default: {DEFAULT_ADDRESS}."
 )
 TIMEOUT_HELP = "Deadline of each call in seconds, retries included."
@@ -28,6 +31,18 @@ SHARED_MEMORY_HELP = (
     "machine."
 )
 JSON_HELP = "Print JSON, one line for each result, instead of text."
+SOURCES_HELP = (
+    "Images (JPEG, PNG, WebP), folders of images at any depth, patterns "
+    "('shots/*.jpg'), http:// or https:// addresses of images (up to 64 MiB, fetched "
+    "by this machine, so also from its private network)"
+)
+"""Beginning of the help of arguments that take images."""
+
+WHEN_HELP = (
+    "a date (2026-05-01), a date and time (2026-05-01T12:30, of this machine's time "
+    "zone unless it has one), an age (90s, 30m, 2h, 7d), or seconds such as 12.5"
+)
+"""What an option that is a time accepts."""
 
 ModelName = Annotated[
     str,
@@ -76,6 +91,8 @@ class GlobalOptions:
     @contextmanager
     def client(self) -> Iterator[Client]:
         """Open a client with these options."""
+        from personserve._client import Client
+
         with Client(
             self.servers or DEFAULT_ADDRESS,
             timeout_s=self.timeout_s,
