@@ -6,6 +6,7 @@ in the nvidia-pytriton wheel, see builders/serve/wheel.py.
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import shutil
@@ -360,7 +361,9 @@ class TritonServer:
         """Render this machine's instance counts; the name of that configuration."""
         try:
             render_for_cores(self.repository, self._cores)
-        except PermissionError:
+        except OSError as exc:
+            if exc.errno not in {errno.EACCES, errno.EPERM, errno.EROFS}:
+                raise
             # a repository that cannot be written serves its committed counts, or
             # those that were rendered for this machine before
             name = config_name(self.target, self._cores)
