@@ -22,6 +22,7 @@ from builders.serve.access import ServerTls, read_token
 from builders.serve.endpoints import LOOPBACK, Ports
 from builders.serve.run import HEALTH_PORT, HealthSettings, run_until_signal
 from builders.serve.selection import MAIN_MODELS, list_stand_ins
+from builders.serve.tracing import trace_arguments
 from builders.serve.tritonserver import DRAIN_TIMEOUT_S, TritonServer
 from builders.spec.catalogue import models
 from builders.weights.wheels import FetchError
@@ -132,6 +133,14 @@ def serve(
         Path | None,
         typer.Option(help="File for Triton's log. Default: a temporary file."),
     ] = None,
+    trace: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Send OpenTelemetry spans of requests to this collector (OTLP/HTTP), "
+            "for example http://127.0.0.1:4318/v1/traces. They join the client's.",
+        ),
+    ] = None,
     supervise: Annotated[
         bool,
         typer.Option(
@@ -160,7 +169,7 @@ def serve(
             models=() if load_all else names or MAIN_MODELS,
             host=host,
             ports=Ports(http_port or Ports.http, grpc_port, metrics_port),
-            arguments=context.args,
+            arguments=[*(trace_arguments(trace) if trace else ()), *context.args],
             log=log,
             cores=cores,
             exposed=exposed,
