@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 MAX_CONNECTIONS = 16
-"""Connections at a time; further ones are closed unanswered."""
+"""Connections at a time. The oldest one is closed for a further one, so that callers
+who send nothing cannot keep a probe out."""
 
 CONNECTION_TIMEOUT_S = 2.0
 """Time of a connection from its first to its last byte."""
@@ -149,7 +150,8 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, health: Health, host: str, port: int) -> None:
         self.health = health
-        self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self._open: dict[socket.socket, None] = {}
+        self._lock = threading.Lock()
         if ":" in host:
             self.address_family = socket.AF_INET6
         super().__init__((host, port), _Handler)
@@ -162,10 +164,15 @@ class _Server(ThreadingHTTPServer):
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if self._slots.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
+        with self._lock:
+            is_full = len(self._open) >= MAX_CONNECTIONS
+            oldest = next(iter(self._open)) if is_full else None
+            if oldest is not None:
+                del self._open[oldest]
+            self._open[request] = None
+        if oldest is not None:
+            _abort(oldest)
+        super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         # a timeout of the socket restarts with each byte, this one does not
@@ -176,7 +183,8 @@ class _Server(ThreadingHTTPServer):
             super().process_request_thread(request, client_address)
         finally:
             timer.cancel()
-            self._slots.release()
+            with self._lock:
+                self._open.pop(request, None)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore a caller that breaks its connection."""

@@ -98,42 +98,45 @@ def test_other_pages_and_methods_are_refused(endpoint: HealthServer) -> None:
         assert b" 501 " in caller.recv(100)
 
 
-def test_slow_and_many_callers_do_not_block_it(
+def test_callers_that_send_nothing_keep_no_probe_out(
     health: Health, endpoint: HealthServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "CONNECTION_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(module, "CONNECTION_TIMEOUT_S", PATIENCE_S)
     health.set_ready()
     address = endpoint.address.split(":")
-    slow: list[socket.socket] = []
-    stop = threading.Event()
-
-    def drip() -> None:
-        while not stop.wait(0.1):
-            for each in slow:
-                try:
-                    each.send(b"G")
-                except OSError:
-                    continue
-
-    thread = threading.Thread(target=drip)
-    thread.start()
-    count = module.MAX_CONNECTIONS + 4
-    slow.extend(socket.create_connection(address, PATIENCE_S) for _ in range(count))
+    silent = []
+    for _ in range(module.MAX_CONNECTIONS + 4):
+        silent.append(socket.create_connection(address, PATIENCE_S))
+        silent[-1].send(b"G")
     try:
-        deadline = time.monotonic() + PATIENCE_S
-        while True:
-            try:
-                assert _get(endpoint, "/ready")[0] == 200
-                break
-            except OSError:
-                assert time.monotonic() < deadline, "slow callers hold every slot"
+        for _ in range(3):
+            assert _get(endpoint, "/ready")[0] == 200
         threads = [each.name for each in threading.enumerate()]
         assert len(threads) < 20 + 2 * module.MAX_CONNECTIONS
+        assert silent[0].recv(1) == b"", "the oldest is closed"
     finally:
-        stop.set()
-        thread.join()
-        for each in slow:
+        for each in silent:
             each.close()
+
+
+def test_a_slow_caller_is_cut_off(
+    endpoint: HealthServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CONNECTION_TIMEOUT_S", 0.3)
+    address = endpoint.address.split(":")
+    with socket.create_connection(address, PATIENCE_S) as caller:
+        caller.settimeout(0.1)
+        deadline = time.monotonic() + PATIENCE_S
+        is_open = True
+        while is_open:
+            assert time.monotonic() < deadline, "each byte restarts its time"
+            try:
+                caller.send(b"G")
+                is_open = caller.recv(1) != b""
+            except TimeoutError:
+                continue
+            except OSError:
+                is_open = False
 
 
 def test_a_port_in_use_is_an_error_in_words(
