@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from typing import Any
 
 from loadtest.errors import LoadTestError
@@ -16,6 +18,7 @@ from personserve.internal.access import access_headers
 
 SAMPLE_INTERVAL_S = 0.5
 REQUEST_TIMEOUT_S, LOAD_TIMEOUT_S = 5, 300
+MAX_RESPONSE_BYTES = 64 << 20
 
 CPU_METRIC, GPU_METRIC = "nv_cpu_utilization", "nv_gpu_utilization"
 
@@ -249,7 +252,7 @@ def _sample_until(
 def _json_from_text(http: str, path: str, text: str) -> dict[str, Any]:
     try:
         answer: dict[str, Any] = json.loads(text or "{}")
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise LoadTestError(f"http://{http}/{path} is not JSON: {exc}") from exc
     return answer
 
@@ -268,6 +271,15 @@ def local_access_headers(address: str, *, is_grpc: bool = False) -> dict[str, st
     return access_headers(host, int(port), is_grpc=is_grpc) if port.isdecimal() else {}
 
 
+def _read_bounded(response: Any, timeout_s: float) -> bytes:
+    deadline, data = time.monotonic() + timeout_s, bytearray()
+    while piece := response.read1(1 << 16):
+        data += piece
+        if len(data) > MAX_RESPONSE_BYTES or time.monotonic() > deadline:
+            raise OSError(f"more than {MAX_RESPONSE_BYTES:,} bytes or {timeout_s} s")
+    return bytes(data)
+
+
 def _fetch_text(address: str, path: str, body: bytes | None = None) -> str:
     # the servers under test are local or on a trusted network: no proxy
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -276,14 +288,13 @@ def _fetch_text(address: str, path: str, body: bytes | None = None) -> str:
     try:
         request = urllib.request.Request(url, body, local_access_headers(address))
         with opener.open(request, timeout=timeout_s) as response:
-            text: str = response.read().decode()
-            return text
+            return _read_bounded(response, timeout_s).decode()
     except urllib.error.HTTPError as exc:
-        words = exc.read().decode(errors="replace")[:500]
+        words = exc.read(500).decode(errors="replace")
         raise LoadTestError(f"{url}: HTTP {exc.code}: {words}") from exc
-    except (OSError, ValueError) as exc:  # ValueError: an address that is no URL
-        reason = getattr(exc, "reason", exc)
+    # ValueError: an address that is no URL, or bytes that are no text
+    except (OSError, HTTPException, ValueError) as exc:
         raise LoadTestError(
-            f"no Triton server answers at http://{address}: {reason}. Is it running "
-            "(python -m builders serve --http)?"
+            f"no Triton server answers at http://{address}: "
+            f"{getattr(exc, 'reason', exc)}. Is it running (builders serve --http)?"
         ) from exc
