@@ -210,6 +210,16 @@ def test_files_that_are_no_gallery(tmp_path: Path) -> None:
     np.savez(path, format=np.array([Evil()]), ids=np.array(["a"]))
     with pytest.raises(GalleryError, match="not a saved gallery"):
         Gallery.load(path)
+    nested, people = np.array("[" * 100_000), np.array(["a"])
+    np.savez(
+        path,
+        format=np.array("personserve gallery 2"),
+        ids=people,
+        embeddings=np.ones((1, 2)),
+        payloads=nested,
+    )
+    with pytest.raises(GalleryError, match="not a saved gallery"):
+        Gallery.load(path)
     with pytest.raises(InvalidInputError, match="nowhere"):
         Gallery.load(tmp_path / "nowhere.npz")
 

@@ -90,6 +90,7 @@ class GalleryFile:
                 )
         except (
             *(AttributeError, KeyError, OSError, TypeError, ValueError),
+            *(MemoryError, RecursionError),  # a shape or JSON text that lies
             zipfile.BadZipFile,
         ) as exc:
             if isinstance(exc, GalleryError):
