@@ -5,6 +5,7 @@ Shapes never include the batch dimension; -1 is a dimension of variable size.
 
 from __future__ import annotations
 
+import keyword
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -60,6 +61,10 @@ def require(condition: bool, message: str) -> None:
         raise SpecError(message)
 
 
+MAX_NAME = 100
+"""Longest name: file systems allow 255 bytes, and names get endings."""
+
+
 def require_name(name: str, what: str) -> None:
     """Raise SpecError unless a name has lower-case letters, digits and underscores.
 
@@ -68,12 +73,16 @@ def require_name(name: str, what: str) -> None:
         what: What the name belongs to, for the error message.
 
     Raises:
-        SpecError: If the name has other characters or does not start with a letter.
+        SpecError: If the name has other characters, does not start with a letter, is
+            longer than MAX_NAME, or is a keyword of Python.
     """
     require(
-        re.fullmatch(r"[a-z][a-z0-9_]*", name) is not None,
-        f"{what} name {name!r}: expected lower-case letters, digits and underscores, "
-        "starting with a letter, because it becomes a folder and a Python argument",
+        re.fullmatch(r"[a-z][a-z0-9_]*", name) is not None
+        and len(name) <= MAX_NAME
+        and not keyword.iskeyword(name),
+        f"{what} name {name[:MAX_NAME]!r}: expected lower-case letters, digits and "
+        f"underscores, starting with a letter, at most {MAX_NAME} and no keyword of "
+        "Python, because it becomes a folder and a Python argument",
     )
 
 

@@ -54,10 +54,12 @@ def compose_ensemble(
         The ensemble, and its file.
 
     Raises:
-        SpecError: The name is not allowed or taken, or the networks do not fit.
+        SpecError: A name is not allowed or taken, or the networks do not fit.
         UnknownModelError: A network is not declared.
     """
     require_name(name, "ensemble")
+    for role in (roles or {}).values():
+        require_name(role, "role")  # it is written into Python text
     path = folder / f"{name}.py"
     _check_free(name, path, force=force)
     declare = crops_ensemble if of_crops else frame_ensemble

@@ -226,6 +226,12 @@ def test_compose_writes_an_ensemble_and_says_what_comes_next(folder: Path) -> No
     ("arguments", "message"),
     [
         (("My-Pair", "--models", "person_gender"), "ensemble name 'My-Pair'"),
+        (("class", "--models", "person_gender"), "no keyword of Python"),
+        (("e" * 101, "--models", "person_gender"), "at most 100"),
+        (
+            ("e", "--models", "person_gender", "--role", 'x=y", **exit(), "z": "'),
+            "role name 'y\", **exit()",
+        ),
         (("e", "--models", "person_gendr"), "did you mean 'person_gender'"),
         (("e", "--models", ""), "at least one network"),
         (("e", "--models", "person_attributes"), "is an ensemble of models"),
