@@ -109,12 +109,15 @@ def render(
         ),
     ] = None,
 ) -> None:
-    """Write configs, Python models and tables of models from the declarations."""
+    """Write configs, Python models, tables of models, and files of deploy/."""
+    from builders.deployment.render import render_deployment
+
     repository = Repository()
     changed = render_repository(repository, check=check)
     if cores is not None and not check:
         changed += render_for_cores(repository, cores)
     changed += render_model_tables(check=check)
+    changed += render_deployment(check=check)
     for path in changed:
         console.print(f"{'stale' if check else 'wrote'}  {relative(path)}")
     if check and changed:

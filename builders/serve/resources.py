@@ -54,9 +54,7 @@ def check_shared_memory(
     Raises:
         ServeError: There is too little room.
     """
-    declarations = list(declarations)
-    reserved = instance_shm_bytes(declarations, target)
-    needed = sum(_shm_bytes(each, target, cores, reserved) for each in declarations)
+    needed = total_shm_bytes(declarations, target, cores)
     free = shutil.disk_usage("/dev/shm").free
     if free < needed:
         raise ServeError(
@@ -64,6 +62,40 @@ def check_shared_memory(
             f"{needed >> 20} MiB; in Docker start with --shm-size=1g, elsewhere "
             "remount: mount -o remount,size=1G /dev/shm"
         )
+
+
+def total_shm_bytes(
+    declarations: Iterable[Declaration], target: str, cores: int
+) -> int:
+    """Return what all Python-backend processes need in /dev/shm.
+
+    Args:
+        declarations: What is to be served.
+        target: Name of the target.
+        cores: CPU cores that the instance counts are rendered for.
+    """
+    declarations = list(declarations)
+    reserved = instance_shm_bytes(declarations, target)
+    return sum(
+        count_instances(each, target, cores) * max(reserved, request_shm_bytes(each))
+        for each in declarations
+        if not isinstance(each, Ensemble)
+    )
+
+
+def request_shm_bytes(declaration: Network | PythonModel) -> int:
+    """Return what one request to a Python model takes in /dev/shm; 0 for a network.
+
+    A network's tensors are in what `instance_shm_bytes` reserves.
+
+    Args:
+        declaration: A network or a Python model.
+    """
+    if not isinstance(declaration, PythonModel):
+        return 0
+    people = int(declaration.parameters.get("max_people", "1"))
+    crops = _tensor_bytes(declaration.output_tensors, people)
+    return BASE_SHM_BYTES + crops + FRAME_SHM_BYTES
 
 
 def instance_shm_bytes(declarations: Iterable[Declaration], target: str) -> int:
@@ -105,7 +137,8 @@ def check_memory(
     """
     free = _available_bytes()
     needed = sum(
-        _process_bytes(each, repository, target, cores)
+        count_instances(each, target, cores)
+        * process_bytes(_weights_bytes(each, repository, target))
         for each in declarations
         if not isinstance(each, Ensemble)
     )
@@ -118,15 +151,22 @@ def check_memory(
         )
 
 
-def _process_bytes(
-    declaration: Network | PythonModel, repository: Repository, target: str, cores: int
-) -> float:
-    count = count_instances(declaration, target, cores)
-    size = 0
-    if isinstance(declaration, Network) and target == "cpu":
-        path = repository.artefact_path(declaration.name, ARTEFACTS[target])
-        size = path.stat().st_size if path.is_file() else 0
-    return count * (PROCESS_BYTES + WEIGHT_COPIES * size)
+def process_bytes(weights_bytes: int) -> int:
+    """Return the private memory of one Python-backend process.
+
+    Args:
+        weights_bytes: Size of the ONNX file that it loads; 0 for none.
+    """
+    return PROCESS_BYTES + ceil(WEIGHT_COPIES * weights_bytes)
+
+
+def _weights_bytes(
+    declaration: Network | PythonModel, repository: Repository, target: str
+) -> int:
+    if target != "cpu" or not isinstance(declaration, Network):
+        return 0
+    path = repository.artefact_path(declaration.name, ARTEFACTS[target])
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _available_bytes() -> int | None:
@@ -135,18 +175,6 @@ def _available_bytes() -> int | None:
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) << 10
     return None
-
-
-def _shm_bytes(declaration: Declaration, target: str, cores: int, reserved: int) -> int:
-    """Bytes of /dev/shm for one request in each instance of a Python model."""
-    if isinstance(declaration, Ensemble):
-        return 0
-    size = reserved
-    if isinstance(declaration, PythonModel):
-        people = int(declaration.parameters.get("max_people", "1"))
-        crops = _tensor_bytes(declaration.output_tensors, people)
-        size = max(reserved, BASE_SHM_BYTES + crops + FRAME_SHM_BYTES)
-    return count_instances(declaration, target, cores) * size
 
 
 def _tensor_bytes(tensors: Sequence[Tensor], rows: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -154,11 +155,12 @@ def test_too_little_memory(
         server.start()
 
 
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
 def test_a_repository_that_cannot_be_written_serves_its_committed_counts(
-    repository: Repository, monkeypatch: pytest.MonkeyPatch
+    repository: Repository, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def refuse(*_args: object) -> None:
-        raise PermissionError(13, "Read-only file system")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(tritonserver, "render_for_cores", refuse)
     server = TritonServer(repository, models=["person_gender"], cores=3)

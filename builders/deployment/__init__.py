@@ -1,0 +1,1 @@
+"""What a deployment takes from the declarations: figures, rules and dashboard."""
