@@ -75,3 +75,10 @@ $(VENV)/.installed-%: pyproject.toml $(LOCK) | $(BIN)/python
 	@$(INSTALL) -e ".[$*]"
 	@rm -rf client/personserve.egg-info build
 	@touch $@
+
+# The same by uv, if it can be had: 220 packages in a third of pip's time.
+$(VENV)/.installed-dev: pyproject.toml $(LOCK) requirements/install.py | $(BIN)/python
+	@echo "installing personserve[dev] into $(VENV) (uv downloads what is not cached) ..."
+	@$(BIN)/python requirements/install.py dev
+	@rm -rf client/personserve.egg-info build
+	@touch $@

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from runpy import run_path
 
 from builders.repository.layout import ROOT, Repository
 
@@ -67,3 +68,23 @@ def test_security_lists_the_locked_versions() -> None:
     table = text.partition("## Libraries of the server side")[2].partition("\n## ")[0]
     missing = {n: v for n, v in _locked().items() if v not in table}
     assert missing == {}
+
+
+def test_uv_gets_the_settings_of_pip() -> None:
+    """As `pip config list` prints them: variables of the environment come first."""
+    settings = (
+        ":env:.find-links='/wheels'\n"
+        ":env:.disable-pip-version-check='1'\n"
+        "global.cert='/etc/ssl/certs/ca.crt'\n"
+        "global.extra-index-url='file:///one file:///two'\n"
+        "global.find-links='/a /b'\n"
+        "global.index-url='https://example.org/simple'\n"
+    )
+    path = ROOT / "requirements" / "install.py"
+    assert run_path(str(path))["uv_environment"](settings) == {
+        "UV_INDEX_STRATEGY": "unsafe-best-match",
+        "UV_DEFAULT_INDEX": "https://example.org/simple",
+        "UV_FIND_LINKS": "/wheels",
+        "UV_INDEX": "file:///one file:///two",
+        "SSL_CERT_FILE": "/etc/ssl/certs/ca.crt",
+    }
