@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from tritonclient.utils import triton_to_np_dtype
 
-from personserve._descriptions import CROPS_MODEL, FRAME_MODEL
+from personserve._defaults import FRAME_MODEL
+from personserve._descriptions import CROPS_MODEL
 from personserve._errors import ServerError
 from personserve._results import EmbeddingSource, People, Role
 from personserve._results.fields import fields_from_outputs

@@ -16,13 +16,13 @@ from collections.abc import (
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from personserve._client import (
+from personserve._client import READY_TIMEOUT_S
+from personserve._defaults import (
     DEFAULT_ADDRESS,
     DEFAULT_IN_FLIGHT,
     DEFAULT_TIMEOUT_S,
-    READY_TIMEOUT_S,
+    FRAME_MODEL,
 )
-from personserve._descriptions import FRAME_MODEL
 from personserve._errors import PersonServeError
 from personserve._factory import ClientParts, build_client_parts
 from personserve._results import Classification, InferResult, Kinship, People

@@ -12,11 +12,9 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from personserve._defaults import FRAME_MODEL
 from personserve._errors import IncompatibleServerError
 from personserve._wire.requests import ModelDescription
-
-FRAME_MODEL = "person_attributes"
-"""The model that frames are sent to unless the caller names another."""
 
 CROPS_SUFFIX = "_crops"
 """Ending of the name of the model that takes crops in place of a model's frames."""

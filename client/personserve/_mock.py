@@ -16,7 +16,8 @@ from zlib import crc32
 
 import numpy as np
 
-from personserve._descriptions import CROPS_MODEL, CROPS_SUFFIX, FRAME_MODEL
+from personserve._defaults import FRAME_MODEL
+from personserve._descriptions import CROPS_MODEL, CROPS_SUFFIX
 from personserve._errors import InvalidInputError, ModelUnavailableError
 from personserve._results.roles import EMBEDDING_ROLE, GENDER_ROLE, kind_of_role
 from personserve._types import Array

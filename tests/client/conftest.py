@@ -85,7 +85,8 @@ def run(
     tmp_path: Path,
 ) -> Run:
     """Run a command with the mock transport in an empty folder."""
-    from personserve.cli import analysis, app, frames, images, options
+    from personserve import _client
+    from personserve.cli import analysis, app, detection, frames, options
 
     def open_client(*_address: Any, **arguments: Any) -> Client:
         arguments.pop("shared_memory")
@@ -95,8 +96,8 @@ def run(
         return BOXES.copy()
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(options, "Client", open_client)
-    for module in (analysis, frames, images):
+    monkeypatch.setattr(_client, "Client", open_client)
+    for module in (analysis, detection, frames):
         monkeypatch.setattr(module, "detect_people", detect)
     for console in (options.console, options.error_console):
         monkeypatch.setattr(console, "_width", 200)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
-import inspect
 import json
 import subprocess
 import sys
 from http import HTTPStatus
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -351,14 +352,17 @@ def test_errors_say_model_and_request() -> None:
     assert isinstance(error, ValueError)
 
 
-def test_exported_names_are_the_public_ones() -> None:
-    public = {
-        name
-        for name, value in vars(personserve).items()
-        if not name.startswith("_") and not inspect.ismodule(value)
-    }
-    assert set(personserve.__all__) == public
-    assert personserve.__all__ == sorted(personserve.__all__)
+def test_exported_names_are_those_that_type_checkers_see() -> None:
+    stub = Path(personserve.__file__).with_suffix(".pyi")
+    tree = ast.parse(stub.read_text(encoding="utf-8"))
+    (declared,) = (
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+    )
+    assert set(personserve.__all__) == set(declared)
+    assert all(hasattr(personserve, name) for name in declared)
+    assert not hasattr(personserve, "Clientele")
 
 
 def test_the_version_is_that_of_the_package() -> None:
@@ -389,9 +393,18 @@ HEAVY = {
 }
 
 
+LOADED_WHEN_USED = {"numpy", "cv2", "grpc", "tritonclient", "pandas", "asyncio"}
+
+
 def test_the_client_imports_nothing_heavy() -> None:
-    assert not HEAVY & _loaded_after("import personserve")
+    assert not HEAVY & _loaded_after("import personserve; personserve.Client")
+
+
+def test_the_package_itself_imports_next_to_nothing() -> None:
+    assert not (HEAVY | LOADED_WHEN_USED) & _loaded_after("import personserve")
 
 
 def test_that_check_can_fail() -> None:
     assert _loaded_after("import onnxruntime") & HEAVY
+    use = "import personserve; personserve.Client"
+    assert _loaded_after(use) >= {"numpy", "cv2", "tritonclient"}

@@ -12,21 +12,22 @@ from typing import Any
 
 import typer
 
-from personserve._client import DEFAULT_IN_FLIGHT, Client
+from personserve._client import Client
+from personserve._defaults import DEFAULT_IN_FLIGHT
 from personserve._errors import InvalidInputError
 from personserve._results import People, annotate
+from personserve.cli.answers import (
+    IMAGES_HEADER,
+    VIDEO_HEADER,
+    print_frame_row,
+    print_people,
+)
 from personserve.cli.detection import detect_people
 from personserve.cli.drawing import write_image
 from personserve.cli.frames import Frame, Video
 from personserve.cli.interrupts import deferred_interrupt
 from personserve.cli.options import error_console, print_error
-from personserve.cli.output import (
-    IMAGES_HEADER,
-    VIDEO_HEADER,
-    print_frame_row,
-    print_people,
-    print_plain,
-)
+from personserve.cli.output import print_plain
 from personserve.cli.results import Results
 from personserve.cli.sources import Source
 from personserve.cli.videos import VideoFile

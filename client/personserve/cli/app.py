@@ -16,7 +16,7 @@ except ImportError as exc:
     )
 
 from personserve import __version__
-from personserve._client import DEFAULT_TIMEOUT_S
+from personserve._defaults import DEFAULT_TIMEOUT_S
 from personserve._errors import PersonServeError
 from personserve.cli import galleries, images, servers
 from personserve.cli.options import (

@@ -8,17 +8,12 @@ from datetime import datetime
 
 import typer
 
+from personserve.cli.options import WHEN_HELP
 from personserve.gallery import Filter
 
 SECONDS_PER_UNIT = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 AGE = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
-
-WHEN_HELP = (
-    "a date (2026-05-01), a date and time (2026-05-01T12:30, of this machine's time "
-    "zone unless it has one), an age (90s, 30m, 2h, 7d), or seconds such as 12.5"
-)
-"""What an option that is a time accepts."""
 
 FIRST_UNIX_TIME_S = 1e8
 """Times from here on (1973) are dates; smaller ones are seconds of a video."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import threading
 import time
@@ -20,15 +19,13 @@ from personserve._errors import InvalidInputError
 from personserve.cli.detection import FloatBoxes, detect_people
 from personserve.cli.sources import Kind, Source
 from personserve.images.crops import Pixels
+from personserve.images.videos import believable_rate
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 STREAM_TIMEOUT_MS = 10_000
 """Time in which a stream has to open, and to send its next frame."""
-
-RATE_LIMITS_HZ = (0.5, 480.0)
-"""Believable frame rates; files without one report 0, NaN or their clock's rate."""
 
 POLL_S = 0.2
 
@@ -73,11 +70,7 @@ class Video:
         self.source = source
         self._capture = _open_capture(source)
         self._has_reader = False
-        rate_hz = self._capture.get(cv2.CAP_PROP_FPS)
-        is_known = math.isfinite(rate_hz) and (
-            RATE_LIMITS_HZ[0] <= rate_hz <= RATE_LIMITS_HZ[1]
-        )
-        self.rate_hz = rate_hz if is_known else None
+        self.rate_hz = believable_rate(self._capture.get(cv2.CAP_PROP_FPS))
         count = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         self.frame_count = count if count > 0 else None
         self.is_live = self.frame_count is None and (

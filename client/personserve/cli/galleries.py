@@ -4,42 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import Progress
 
-from personserve._client import Client
 from personserve._errors import InvalidInputError
-from personserve._results import People
-from personserve.cli.filters import (
-    WHEN_HELP,
-    filter_from_options,
-    seconds_from_text,
-)
-from personserve.cli.matches import (
-    describe_rule,
-    print_matches,
-    print_matches_as_json,
-    write_contact_sheet,
-)
 from personserve.cli.options import (
     DEFAULT_MODEL,
     OPTIONS,
+    SOURCES_HELP,
+    WHEN_HELP,
     ModelName,
     RoleName,
     command,
     console,
 )
 from personserve.cli.output import print_json, print_plain, warn_of_stand_ins
-from personserve.cli.sources import (
-    SOURCES_HELP,
-    Source,
-    is_web_address,
-    resolve_images,
-)
-from personserve.gallery import MemoryGallery
-from personserve.images.crops import Pixels
+
+if TYPE_CHECKING:
+    from personserve._client import Client
+    from personserve._results import People
+    from personserve.cli.sources import Source
+    from personserve.images.crops import Pixels
 
 EMBED_BATCH = 64
 """Images in one call while images are embedded."""
@@ -90,6 +76,11 @@ def embed(
     role: RoleName = None,
 ) -> None:
     """Build a gallery from images of one person each, for `personserve search`."""
+    from rich.progress import Progress
+
+    from personserve.cli.sources import resolve_images
+    from personserve.gallery import MemoryGallery
+
     if camera is not None and camera_folders:
         raise typer.BadParameter("expected --camera or --camera-folders, got both")
     with OPTIONS.waiting("looking for the images"):
@@ -201,6 +192,16 @@ def search(
     role: RoleName = None,
 ) -> None:
     """Find the people of a gallery most similar to the person in each image."""
+    from personserve.cli.filters import filter_from_options
+    from personserve.cli.matches import (
+        describe_rule,
+        print_matches,
+        print_matches_as_json,
+        write_contact_sheet,
+    )
+    from personserve.cli.sources import resolve_images
+    from personserve.gallery import MemoryGallery
+
     where = filter_from_options(camera, not_camera, track, since, until)
     known_people = MemoryGallery.load(gallery)
     with OPTIONS.waiting("searching"), OPTIONS.client() as client:
@@ -247,6 +248,9 @@ def expire(
     ] = None,
 ) -> None:
     """Remove people who were seen before a time from a gallery; asks no server."""
+    from personserve.cli.filters import filter_from_options, seconds_from_text
+    from personserve.gallery import MemoryGallery
+
     known_people = MemoryGallery.load(gallery)
     where = filter_from_options(camera, None, None, None, None)
     removed = known_people.expire(seconds_from_text(before), where=where)
@@ -288,10 +292,14 @@ def _camera_of(source: Source) -> str:
 
 
 def _time_of(source: Source) -> float:
+    from personserve.cli.sources import is_web_address
+
     if is_web_address(source.name):
         raise InvalidInputError(f"{source.name}: --file-times expects files")
     return Path(source.name).stat().st_mtime
 
 
 def _id_of(source: Source) -> str:
+    from personserve.cli.sources import is_web_address
+
     return source.name if is_web_address(source.name) else source.relative

@@ -4,34 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from personserve._errors import InvalidInputError
-from personserve.cli.analysis import show_image, show_images, show_video
-from personserve.cli.detection import detect_people, parse_boxes
-from personserve.cli.frames import Frame
 from personserve.cli.options import (
     DEFAULT_MODEL,
     OPTIONS,
+    SOURCES_HELP,
     ModelName,
     command,
     console,
 )
 from personserve.cli.output import print_json, warn_of_stand_ins
-from personserve.cli.results import Results
-from personserve.cli.sources import (
-    SOURCES_HELP,
-    VIDEO_SUFFIXES,
-    Kind,
-    Source,
-    resolve_images,
-    resolve_sources,
-)
-from personserve.cli.tables import TableFile, TrackFile
-from personserve.cli.tracking import TrackOutputs, show_tracks
 from personserve.images.formats import IMAGE_SUFFIXES
+
+if TYPE_CHECKING:
+    from personserve.cli.frames import Frame
+    from personserve.cli.sources import Source
 
 
 @command
@@ -117,6 +108,12 @@ def attributes(
     what was analysed, and the exit code is 130 (0 for a camera or a stream,
     which has no other end).
     """
+    from personserve.cli.analysis import show_image, show_images, show_video
+    from personserve.cli.results import Results
+    from personserve.cli.sources import Kind, resolve_sources
+    from personserve.cli.tables import TableFile, TrackFile
+    from personserve.cli.tracking import TrackOutputs, show_tracks
+
     with OPTIONS.waiting("looking for the images"):
         resolved = resolve_sources(sources, OPTIONS.timeout_s)
     outputs = choose_outputs(resolved, output)
@@ -169,6 +166,8 @@ def kinship(
     ],
 ) -> None:
     """Estimate the probability that two faces are related."""
+    from personserve.cli.sources import resolve_images
+
     with OPTIONS.waiting("comparing"), OPTIONS.client() as client:
         images = resolve_images([face_a, face_b], OPTIONS.timeout_s)
         if len(images) != 2:
@@ -206,6 +205,8 @@ def choose_outputs(sources: Sequence[Source], output: Path | None) -> list[Path 
         InvalidInputError: Several sources and a file, two sources with one file, or a
             file that is a source itself.
     """
+    from personserve.images.videos import VIDEO_SUFFIXES
+
     if output is None:
         return [None] * len(sources)
     if len(sources) == 1 and not output.is_dir():
@@ -251,12 +252,17 @@ def _check_tracks(
 
 
 def _name_copy(source: Source) -> str:
+    from personserve.cli.sources import Kind
+
     if source.kind is Kind.IMAGE:
         return source.relative
     return str(Path(source.relative).with_suffix(".webm"))
 
 
 def _read_frame(source: Source, boxes: str | None) -> Frame:
+    from personserve.cli.detection import detect_people, parse_boxes
+    from personserve.cli.frames import Frame
+
     given = None if boxes is None else parse_boxes(boxes)
     pixels = source.read_image(OPTIONS.timeout_s)
     return Frame(source.name, pixels, detect_people(pixels) if given is None else given)

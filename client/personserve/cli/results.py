@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from personserve._client import Client
-from personserve._descriptions import FRAME_MODEL
+from personserve._defaults import FRAME_MODEL
 from personserve._results import People
+from personserve.cli.answers import print_gender_rule
 from personserve.cli.frames import Frame
 from personserve.cli.output import (
-    print_gender_rule,
     print_json,
     print_plain,
     show_spinner,

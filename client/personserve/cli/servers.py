@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
 import typer
 from rich.markup import escape
-from rich.table import Table
 
-from personserve._client import Client
-from personserve._descriptions import CROPS_MODEL, FRAME_MODEL
+from personserve._defaults import FRAME_MODEL
 from personserve._errors import PersonServeError
-from personserve._wire.requests import ModelDescription, ModelState
 from personserve.cli.options import (
     DEFAULT_MODEL,
     OPTIONS,
@@ -24,7 +20,10 @@ from personserve.cli.options import (
     exit_with_error,
 )
 from personserve.cli.output import print_json, print_plain, warn_of_stand_ins
-from personserve.internal.closed_loop import run_closed_loop
+
+if TYPE_CHECKING:
+    from personserve._client import Client
+    from personserve._wire.requests import ModelDescription, ModelState
 
 CHECK_TIMEOUT_S = 5.0
 """`check` waits no longer than this, because it is used as a probe."""
@@ -36,6 +35,8 @@ BENCH_CROP_HW = (256, 128)
 @command
 def check(model: ModelName = DEFAULT_MODEL) -> None:
     """Check that the server runs and serves people. Exit code 1 if it does not."""
+    from personserve._descriptions import CROPS_MODEL
+
     needed = [model, CROPS_MODEL] if model == FRAME_MODEL else [model]
     with OPTIONS.waiting("asking the server"), OPTIONS.client() as client:
         models = client.models(timeout_s=min(CHECK_TIMEOUT_S, OPTIONS.timeout_s))
@@ -61,6 +62,8 @@ def models() -> None:
     A model that takes frames can be named by --model of other commands; what
     it answers is listed below the table.
     """
+    from rich.table import Table
+
     with OPTIONS.waiting("asking the server"), OPTIONS.client() as client:
         states = client.models()
         described = {model.name: _describe(client, model) for model in states}
@@ -109,6 +112,10 @@ def bench(
     model: ModelName = DEFAULT_MODEL,
 ) -> None:
     """Measure people per second and latency under closed-loop load."""
+    import numpy as np
+
+    from personserve.internal.closed_loop import run_closed_loop
+
     rng = np.random.default_rng(0)
     shape = (people, *BENCH_CROP_HW, 3)
     crops = rng.integers(0, 256, shape, dtype=np.uint8)
@@ -139,6 +146,8 @@ def _name_inputs(model: ModelDescription) -> str | None:
 
 def _describe(client: Client, model: ModelState) -> ModelDescription:
     """Return the description of a model that is ready, an empty one of another."""
+    from personserve._wire.requests import ModelDescription
+
     if model.ready:
         with suppress(PersonServeError):  # the list is useful without descriptions
             return client.describe(model.name)

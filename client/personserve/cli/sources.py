@@ -17,20 +17,12 @@ from personserve.images.formats import (
     REFUSED_SUFFIXES,
 )
 from personserve.images.inputs import read_pixels
-
-VIDEO_SUFFIXES = frozenset((".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"))
+from personserve.images.videos import VIDEO_SUFFIXES
 
 STREAM_SUFFIXES = VIDEO_SUFFIXES | {".m3u8", ".mjpeg", ".mjpg", ".mpd"}
 """Suffixes of web addresses that OpenCV reads as a video."""
 
 GLOB_CHARACTERS = frozenset("*?[")
-
-SOURCES_HELP = (
-    "Images (JPEG, PNG, WebP), folders of images at any depth, patterns "
-    "('shots/*.jpg'), http:// or https:// addresses of images (up to 64 MiB, fetched "
-    "by this machine, so also from its private network)"
-)
-"""Beginning of the help of arguments that take images."""
 
 
 class Kind(Enum):
