@@ -108,6 +108,15 @@ def array_from_gpu(view: Any) -> Any:
     return array
 
 
+def crops_as_array(crops: Any) -> Any:
+    """Return crops of any lane as an array.
+
+    Args:
+        crops: Crops as Lane.cut returns them.
+    """
+    return crops if isinstance(crops, np.ndarray) else array_from_gpu(crops)
+
+
 def open_lanes(count: int) -> list[Lane]:
     """Return lanes on the first GPU.
 

@@ -12,9 +12,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import re
-import shutil
-import subprocess
 import sys
 import tempfile
 import threading
@@ -30,13 +27,15 @@ import psutil
 import tritonclient.grpc as triton
 
 from builders.benchmarks.gpu_frames import SIZES, draw_boxes, draw_frame, encode_jpeg
-from builders.repository.layout import Repository
-from builders.serve.tritonserver import Ports
-from builders.serve.wheel import prepare_backends, tritonserver_path, wheel_environment
+from builders.benchmarks.gpu_server import (
+    PREPROCESSING,
+    copy_model,
+    cpu_seconds,
+    serve_folder,
+    write_config,
+)
 
 SERVED_SECONDS = 4.0
-MODEL = "person_preprocess"
-CUDA_POOL_BYTES = 4 << 30
 
 SERVED_CASES = (
     ("1080p", 10, (1, 8, 32, 64)),
@@ -104,95 +103,39 @@ ensemble_scheduling {
 
 
 @contextmanager
-def serve_preprocessing(
-    form: str, instances: int, *, has_gpu: bool = True
-) -> Iterator[tuple[str, int]]:
+def serve_preprocessing(form: str, instances: int) -> Iterator[tuple[str, int]]:
     """Run a tritonserver with the preprocessing and a model that discards its crops.
 
     Args:
         form: "gpu" or "cpu".
         instances: Processes of the form for the GPU; the other has one for each core.
-        has_gpu: Whether the machine has a GPU; without one both forms use the CPU.
 
     Yields:
         Address of its gRPC endpoint, and its process id.
     """
-    port = Ports.free().grpc
     with tempfile.TemporaryDirectory() as folder:
-        write_repository(Path(folder), form, instances, has_gpu=has_gpu)
-        command = [
-            str(tritonserver_path()),
-            f"--backend-directory={prepare_backends()}",
-            f"--model-repository={folder}",
-            "--disable-auto-complete-config",
-            f"--grpc-port={port}",
-            "--allow-http=false",
-            "--allow-metrics=false",
-            f"--cuda-memory-pool-byte-size=0:{CUDA_POOL_BYTES}",
-        ]
-        log = Path(os.environ.get("OUT", folder)) / f"server_{form}.log"
-        with log.open("w") as output:
-            process = subprocess.Popen(
-                command,
-                env=os.environ | wheel_environment(),
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        try:
-            _wait_until_ready(f"127.0.0.1:{port}", process)
-            yield f"127.0.0.1:{port}", process.pid
-        finally:
-            process.terminate()
-            process.wait(60)
+        root = Path(folder)
+        cores = len(os.sched_getaffinity(0))
+        if form == "gpu":
+            copy_model(root, PREPROCESSING, "default", processes=instances)
+        else:
+            copy_model(root, PREPROCESSING, "cpu", processes=cores)
+        add_discarding_models(root)
+        log = Path(os.environ.get("OUT", tempfile.gettempdir())) / f"server_{form}.log"
+        with serve_folder(root, ["rate"], log) as served:
+            yield served
 
 
-def write_repository(
-    root: Path, form: str, instances: int, *, has_gpu: bool = True
-) -> None:
-    """Write the model repository of serve_preprocessing.
+def add_discarding_models(root: Path) -> None:
+    """Write the model that discards crops, and the ensemble `rate` that ends in it.
 
     Args:
-        root: Its folder.
-        form: "gpu" or "cpu".
-        instances: See serve_preprocessing.
-        has_gpu: See serve_preprocessing.
+        root: Folder of the repository, which has the preprocessing model.
     """
-    folder = root / MODEL
-    shutil.copytree(Repository().folder(MODEL), folder)
-    source = folder / ("config.pbtxt" if form == "gpu" else "configs/cpu.pbtxt")
-    count = instances if form == "gpu" else len(os.sched_getaffinity(0))
-    config = source.read_text(encoding="utf-8")
-    config = re.sub(r"count: \d+", f"count: {count}", config)
-    # neither form is to refuse what it is asked here
-    config = re.sub(r"max_queue_size: \d+", "max_queue_size: 4096", config)
-    config = re.sub(
-        r'("max_waiting_people"\s+value {\s+string_value:) "\d+"',
-        r'\1 "1000000"',
-        config,
-    )
-    (folder / "config.pbtxt").write_text(config, encoding="utf-8")
     for name, text in (("discard", DISCARD_CONFIG), ("rate", ENSEMBLE_CONFIG)):
-        (root / name / "1").mkdir(parents=True)
-        (root / name / "config.pbtxt").write_text(text, encoding="utf-8")
+        write_config(root / name / "config.pbtxt", text)
+        (root / name / "1").mkdir()
     (root / "discard" / "1" / "model.py").write_text(DISCARD, encoding="utf-8")
-    if not has_gpu:
-        for path in root.glob("*/config.pbtxt"):
-            text = path.read_text(encoding="utf-8")
-            path.write_text(text.replace("KIND_GPU", "KIND_CPU"), encoding="utf-8")
-
-
-def _wait_until_ready(address: str, process: Any) -> None:
-    client = triton.InferenceServerClient(address)
-    for _ in range(300):
-        if process.poll() is not None:
-            raise RuntimeError(f"tritonserver ended with {process.returncode}")
-        try:
-            if client.is_model_ready("rate"):
-                return
-        except triton.InferenceServerException:
-            pass
-        time.sleep(0.2)
-    raise RuntimeError("tritonserver was not ready in 60 s")
 
 
 def ask_server(
@@ -235,12 +178,6 @@ def ask_server(
     return latencies
 
 
-def _cpu_seconds(pid: int) -> float:
-    root = psutil.Process(pid)
-    times = [each.cpu_times() for each in (root, *root.children(recursive=True))]
-    return sum(each.user + each.system for each in times)
-
-
 def measure_served(
     forms: Sequence[str], processes: int, instances: int
 ) -> Iterator[str]:
@@ -264,9 +201,10 @@ def measure_served(
                 for callers in all_callers:
                     used = min(processes, callers)
                     work = (address, frames, boxes, callers // used, SERVED_SECONDS)
-                    before = _cpu_seconds(pid)
+                    root = psutil.Process(pid)
+                    before = cpu_seconds(root)
                     parts = pool.starmap(ask_server, [work] * used)
-                    cores = (_cpu_seconds(pid) - before) / SERVED_SECONDS
+                    cores = (cpu_seconds(root) - before) / SERVED_SECONDS
                     latencies_s = np.concatenate(parts)
                     kib = len(frames[0]) >> 10
                     yield (

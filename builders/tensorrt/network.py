@@ -23,7 +23,7 @@ from builders.ops.folding import (
     fold_norm,
     quantise_kernel,
 )
-from builders.ops.placement import Int8, Pair, PlacementCursor
+from builders.ops.placement import WIDE, Int8, Pair, PlacementCursor
 from builders.tensorrt.layers import HW, Array, LayerWriter, Tensor
 from builders.tensorrt.library import Library, Precision
 
@@ -39,6 +39,8 @@ def define_network(
     arrays: Mapping[str, Array],
     precision: Precision,
     int8: Int8 | None = None,
+    *,
+    light: bool = False,
 ) -> TensorrtOps:
     """Add all layers of a model to an empty network definition.
 
@@ -49,6 +51,7 @@ def define_network(
         arrays: Weights by checkpoint name.
         precision: Precision of the convolutions.
         int8: Placement and scales, for INT8.
+        light: See PlanOptions.
 
     Returns:
         The ops that wired the network. They own the weights, which the builder reads
@@ -57,7 +60,7 @@ def define_network(
     Raises:
         PlanError: If the library lacks the precision or refuses a layer.
     """
-    ops = TensorrtOps(library, network, arrays, precision, int8)
+    ops = TensorrtOps(library, network, arrays, precision, int8, light=light)
     values = model.wire(ops)
     for name, value in values.items():
         ops.output(value, name)
@@ -74,8 +77,11 @@ class TensorrtOps(LayerWriter):
         weights: Mapping[str, Array],
         precision: Precision,
         int8: Int8 | None = None,
+        *,
+        light: bool = False,
     ) -> None:
         super().__init__(library, network)
+        self._light = light
         self._weights = weights
         self._compute = library.compute_type(precision)
         self._scales = int8.scales if int8 else {}
@@ -117,6 +123,15 @@ class TensorrtOps(LayerWriter):
         int8 = placement is not None and placement.input is not None
         if placement is not None:
             x = self._cursor.apply(x, placement.input)
+
+        if self._light and conv.precise and conv.kernel == 1:
+            weight = folded.weight
+            if weight.shape[1] == 1 and conv.groups == 1:
+                return self._broadcast(x, weight, shift, name)
+            if conv.channels < WIDE:
+                # what it reads is large, and what it writes is small
+                x = self._add_convolution(x, weight, shift, name, conv, int8=False)
+                return self._cast(x, self._trt.float32, f"{name}.to_float")
 
         def convolve(part: slice, label: str) -> Tensor:
             return self._add_convolution(
@@ -202,6 +217,14 @@ class TensorrtOps(LayerWriter):
 
     def global_average(self, x: Tensor) -> Tensor:
         name = self._unique_name("global_average")
+        if self._light and self._type(x) != self._trt.float32:
+            # pooling reads the map as it is and sums in FP32; a reduction would need
+            # the whole map in FP32 first
+            layer = self._network.add_pooling_nd(
+                x, self._trt.PoolingType.AVERAGE, tuple(x.shape)[2:]
+            )
+            x = self._finish(layer, name, self._type(x))
+            return self._cast(x, self._trt.float32, f"{name}.to_float")
         x = self._cast(x, self._trt.float32, f"{name}.to_float")
         return self._reduce(x, "AVG", HW, name)
 
@@ -327,6 +350,24 @@ class TensorrtOps(LayerWriter):
         x = self._finish(layer, f"{name}.output", self._trt.float32)
         x.name = name
         self._network.mark_output(x)
+
+    def _broadcast(
+        self,
+        x: Tensor,
+        weight: npt.NDArray[np.float32],
+        bias: npt.NDArray[np.float32],
+        name: str,
+    ) -> Tensor:
+        """Add a convolution of one channel and one pixel as a product and a sum.
+
+        TensorRT joins these with the addition that follows, so that the FP32 map is
+        never written.
+        """
+        x = self._cast(x, self._trt.float32, f"{name}.to_float")
+        factor = self._constant(weight.reshape(1, -1, 1, 1), f"{name}.weight")
+        shift = self._constant(bias.reshape(1, -1, 1, 1), f"{name}.bias")
+        x = self._elementwise(x, factor, "PROD", f"{name}.product")
+        return self._elementwise(x, shift, "SUM", name)
 
     def _add_convolution(
         self,

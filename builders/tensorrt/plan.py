@@ -41,12 +41,16 @@ class PlanOptions:
         gpus: GPU types ("sm_86"), for libraries that build for named ones.
         workspace_bytes: Limit of the memory that a kernel may use for scratch data.
         timing_cache: File that keeps kernel timings between builds, or None.
+        light: Whether large maps stay in the precision of the plan where only what is
+            computed from them has to be FP32: means over a whole map, and convolutions
+            from or to a few channels (non-local blocks).
     """
 
     precision: Precision = "fp32"
     gpus: tuple[str, ...] = ()
     workspace_bytes: int = DEFAULT_WORKSPACE_BYTES
     timing_cache: Path | None = None
+    light: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,15 @@ def plan_from_model(
     progress("defining the network")
     try:
         # the builder reads the weights later, from memory that these ops own
-        ops = define_network(library, network, model, arrays, options.precision, int8)
+        ops = define_network(
+            library,
+            network,
+            model,
+            arrays,
+            options.precision,
+            int8,
+            light=options.light,
+        )
     except RuntimeError as exc:  # the bindings raise it for a layer without an output
         reasons = "; ".join(builder.errors[-3:]) or str(exc)
         raise PlanError(f"{library} refused layer by layer: {reasons}") from exc

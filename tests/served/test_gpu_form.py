@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
-from builders.benchmarks.gpu_frames_served import MODEL, serve_preprocessing
+from builders.benchmarks.gpu_frames_served import serve_preprocessing
+from builders.benchmarks.gpu_server import PREPROCESSING
 from personserve import Client, PersonServeError
 from personserve.images.crops import CropShape, cut_crops, pixel_boxes
 
@@ -29,7 +30,7 @@ def client(log: Path) -> Iterator[Client]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OUT", str(log.parent))
         with (
-            serve_preprocessing("gpu", 1, has_gpu=False) as (address, _),
+            serve_preprocessing("gpu", 1) as (address, _),
             Client(address, timeout_s=TIMEOUT_S) as client,
         ):
             yield client
@@ -37,7 +38,7 @@ def client(log: Path) -> Iterator[Client]:
 
 def _ask(client: Client, inputs: dict[str, Any]) -> Any:
     try:
-        return client.infer(MODEL, inputs)
+        return client.infer(PREPROCESSING, inputs)
     except PersonServeError as exc:
         return exc
 
@@ -75,7 +76,7 @@ def test_an_encoded_frame_and_the_log(client: Client, log: Path) -> None:
     frame = np.full((64, 48, 3), 77, np.uint8)
     png = cv2.imencode(".png", frame)[1].ravel()
     answer = client.infer(
-        MODEL, {"encoded_frame": png, "boxes": np.float32([[0, 0, 48, 64]])}
+        PREPROCESSING, {"encoded_frame": png, "boxes": np.float32([[0, 0, 48, 64]])}
     )
     assert (answer["gender_crops"] == 77).all()
     text = log.read_text(encoding="utf-8")

@@ -39,13 +39,15 @@ class TritonPythonModel:
                 f"and {trt.__version__} is installed; install that version or build "
                 "the plan again"
             )
-        self._engine = Engine(trt, (folder / "model.plan").read_bytes())
+        plan = (folder / "model.plan").read_bytes()
+        self._engine = Engine(trt, plan, int(args["model_instance_device_id"]))
         self._failures = Failures(args)
         self._deadlines = Deadlines()
         self._watchdog = PauseWatchdog()
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Run the requests whose clients wait as one batch, and respond to each."""
+        self._engine.use_device()
         refused = [self._refuse_abandoned(request) for request in requests]
         waited_for = [r for r, each in zip(requests, refused, strict=True) if not each]
         answered = iter(self._respond(waited_for) if waited_for else ())

@@ -92,13 +92,14 @@ class Engine:
         max_batch: Largest batch of the plan.
     """
 
-    def __init__(self, trt: Any, plan: bytes) -> None:
-        """Load a plan on the current GPU.
+    def __init__(self, trt: Any, plan: bytes, device_id: int = 0) -> None:
+        """Load a plan on a GPU.
 
         Args:
             trt: The module `tensorrt` or `tensorrt_rtx`, of the version that built the
                 plan.
             plan: Content of the plan file.
+            device_id: Ordinal of the GPU, among those that CUDA_VISIBLE_DEVICES leaves.
 
         Raises:
             EngineError: If there is no GPU, or this TensorRT or GPU cannot load the
@@ -106,6 +107,8 @@ class Engine:
         """
         self._trt = trt
         self._cuda = _import_cuda()
+        self._device_id = device_id
+        self.use_device()
         self._errors: list[str] = []
         self._logger = create_logger(trt, self._errors)
         self._runtime = trt.Runtime(self._logger)
@@ -150,6 +153,17 @@ class Engine:
         for name, array in arrays.items():
             self.put(name, array)
         return {name: view.copy() for name, view in self.run(count).items()}
+
+    def use_device(self) -> None:
+        """Make the engine's GPU the current one of this thread.
+
+        CUDA keeps it for each thread, and a new thread has the first GPU: call this
+        before `put` in a thread that did not create the engine.
+
+        Raises:
+            EngineError: There is no such GPU.
+        """
+        self._check(self._cuda.cudaSetDevice(self._device_id))
 
     def put(self, name: str, array: Array, start: int = 0) -> None:
         """Copy a host array into an input buffer.
