@@ -14,31 +14,25 @@ from __future__ import annotations
 import os
 import random
 import signal
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from builders.repository.layout import Repository
-from builders.serve.processes import list_session
-from builders.serve.supervisor import Supervisor
-from builders.serve.tritonserver import Ports, TritonServer
-from tests.chaos_pauses import ENSEMBLE, Callers, Outcome
+from builders.serve.tritonserver import TritonServer
+from tests.chaos_callers import (
+    Outcome,
+    RepositoryFolder,
+    calling,
+    list_stubs,
+    list_unrepeatable,
+    make_server,
+)
 
 TARGETS = ("stub", "stubs", "tritonserver")
 SIGNALS = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT)
-REPEATABLE = {
-    "ModelLoadingError",
-    "ModelUnavailableError",
-    "OverloadedError",
-    "ServerUnavailableError",
-}
-"""Errors after which a client may ask the same or another server again."""
-
 Kill = tuple[str, signal.Signals]
 """A target, one of TARGETS, and the signal that it gets."""
 
@@ -69,15 +63,9 @@ def run_kills(
         callers: Number of threads that send requests.
         log: Called with one line per trial and the supervisor's lines.
     """
-    outcome = Outcome()
-    stop = threading.Event()
-    supervisor = Supervisor(server, log)
-    threads = Callers(server, outcome, callers)
-    thread = threading.Thread(target=supervisor.run, args=(stop,))
-    thread.start()
-    try:
+    with calling(server, callers, log) as (outcome, threads, _supervisor):
         for number, (target, kind) in enumerate(kills, 1):
-            outcome.pauses[target] += 1
+            outcome.trials[target] += 1
             began = time.monotonic()
             for pid in _choose_pids(server, target, seed=number):
                 with suppress(ProcessLookupError):
@@ -90,26 +78,12 @@ def run_kills(
                 f"{outcome.recovery_s[-1]:4.1f} s, {len(outcome.wrong)} wrong, "
                 f"{sum(outcome.errors.values())} errors so far"
             )
-    finally:
-        threads.stop()
-        stop.set()
-        thread.join()
-    outcome.failures += supervisor.failures
     return outcome
-
-
-def list_unrepeatable(outcome: Outcome) -> list[str]:
-    """Return the errors after which a client does not ask again.
-
-    Args:
-        outcome: What callers saw.
-    """
-    return [text for text in outcome.errors if text.split(":")[0] not in REPEATABLE]
 
 
 def _choose_pids(server: TritonServer, target: str, seed: int) -> list[int]:
     assert server.pid is not None
-    stubs = [p.pid for p in list_session(server.pid) if p.pid != server.pid]
+    stubs = list_stubs(server)
     rng = random.Random(seed)  # noqa: S311 - reproducible
     return {
         "stub": [rng.choice(sorted(stubs))],
@@ -119,26 +93,17 @@ def _choose_pids(server: TritonServer, target: str, seed: int) -> list[int]:
 
 
 def main(
-    repository: Annotated[
-        Path | None,
-        typer.Option(help="Model repository. Default: the one of this checkout."),
-    ] = None,
+    repository: RepositoryFolder = None,
     trials: Annotated[int, typer.Option(help="Number of kills.")] = 30,
     seed: Annotated[int, typer.Option(help="Seed of the signals.")] = 0,
     callers: Annotated[int, typer.Option(help="Threads that send requests.")] = 6,
     cores: Annotated[int, typer.Option(help="Instances of each model.")] = 2,
 ) -> None:
     """Kill processes under load; exit with 1 after a wrong or unrepeatable answer."""
-    server = TritonServer(
-        Repository(repository) if repository else Repository(),
-        models=[ENSEMBLE],
-        ports=Ports.free(),
-        cores=cores,
-    )
-    with server:
+    with make_server(repository, cores) as server:
         outcome = run_kills(server, draw_kills(trials, seed), callers=callers)
     unrepeatable = list_unrepeatable(outcome)
-    typer.echo(outcome.text().replace("pauses  ", "kills   ", 1))
+    typer.echo(outcome.text())
     typer.echo("\n".join(f"UNREPEATABLE {text}" for text in unrepeatable))
     raise typer.Exit(bool(outcome.wrong or unrepeatable))
 

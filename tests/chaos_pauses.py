@@ -11,194 +11,31 @@ answer is right again.
 
 from __future__ import annotations
 
-import itertools
 import os
 import random
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
-from builders.repository.layout import Repository
-from builders.serve.processes import list_session
-from builders.serve.supervisor import Supervisor, Symptom
-from builders.serve.tritonserver import Ports, TritonServer
-from builders.spec.catalogue import models
-from builders.weights.standin import noise_crops
-from personserve import Client, PersonServeError, Retry
-
-(GENDER,) = models(["person_gender"])
-ENSEMBLE = "person_attributes"
-BOX = [[0.0, 0.0, 224.0, 224.0]]
-QUESTIONS = 16
-HEALTHY_ANSWERS = 16
-"""Right answers in a row, over all instances, that make a server healthy."""
-
-HEALTHY_TIMEOUT_S = 240.0
-MAX_DIFFERENCE = 1e-4
-"""Of an answer to the same question. Answers to different questions differ more."""
+from builders.serve.supervisor import Symptom
+from builders.serve.tritonserver import TritonServer
+from tests.chaos_callers import (
+    HEALTHY_TIMEOUT_S,
+    Outcome,
+    RepositoryFolder,
+    calling,
+    list_stubs,
+    make_server,
+)
 
 TARGETS = ("stub", "stubs", "tritonserver", "all")
 FREEZER = Path("/sys/fs/cgroup/freezer")
-
-Answer = np.ndarray
-Ask = Callable[[Client, int], Answer]
-
-
-def _ask_gender(client: Client, number: int) -> Answer:
-    answer = client.infer(GENDER.name, {"crops": _crops()[number][None]})
-    return np.asarray(answer["female_probability"]).reshape(-1)
-
-
-def _ask_ensemble(client: Client, number: int) -> Answer:
-    (person,) = client.attributes(_crops()[number], BOX, crop_on="server")
-    probability = person.gender.probability if person.gender else 0.0
-    return np.append(person.embedding, probability)
-
-
-def _crops(cache: list[np.ndarray] = []) -> np.ndarray:  # noqa: B006 - a cache
-    if not cache:
-        cache.append(noise_crops(GENDER.images[0], QUESTIONS, seed=3))
-    return cache[0]
-
-
-@dataclass
-class Outcome:
-    """Answers, errors, and restarts of the server.
-
-    Attributes:
-        pauses: Number of pauses by target.
-        right: Number of right answers.
-        wrong: Each wrong answer, with the questions that it would be right for.
-        errors: Number of errors by class and message.
-        failures: Reasons of the restarts.
-        recovery_s: Seconds from the end of each pause until the server was healthy.
-    """
-
-    pauses: Counter[str] = field(default_factory=Counter)
-    right: int = 0
-    wrong: list[str] = field(default_factory=list)
-    errors: Counter[str] = field(default_factory=Counter)
-    failures: list[str] = field(default_factory=list)
-    recovery_s: list[float] = field(default_factory=list)
-
-    @property
-    def crashes(self) -> int:
-        """Restarts because tritonserver itself had ended."""
-        return sum(text.startswith("tritonserver ") for text in self.failures)
-
-    def text(self) -> str:
-        """Return a summary."""
-        lines = [
-            f"pauses          {sum(self.pauses.values())} ({dict(self.pauses)})",
-            f"right answers   {self.right}",
-            f"wrong answers   {len(self.wrong)}",
-            f"errors          {sum(self.errors.values())}",
-            *(f"    {count:6d}  {text}" for text, count in self.errors.most_common()),
-            f"restarts        {len(self.failures)}",
-            f"server crashes  {self.crashes}",
-        ]
-        if self.recovery_s:
-            median, last = np.median(self.recovery_s), max(self.recovery_s)
-            lines.append(f"until healthy   {median:.1f} s median, {last:.1f} s at most")
-        return "\n".join([*lines, *(f"WRONG {text}" for text in self.wrong)])
-
-
-class Callers:
-    """Threads that send numbered requests and compare the answers."""
-
-    def __init__(self, server: TritonServer, outcome: Outcome, count: int) -> None:
-        self._address = server.grpc_address
-        self._outcome = outcome
-        self._stop = threading.Event()
-        self._lock = threading.Lock()
-        self._streak = 0
-        with self._client() as client:
-            self._expected = {
-                ask: [ask(client, number) for number in range(QUESTIONS)]
-                for ask in (_ask_gender, _ask_ensemble)
-            }
-        for answers in self._expected.values():
-            for one, other in itertools.combinations(answers, 2):
-                difference = np.abs(one - other).max()
-                assert difference > MAX_DIFFERENCE, "answers must tell requests apart"
-        self._threads = [
-            threading.Thread(target=self._run, args=(seed,)) for seed in range(count)
-        ]
-        for thread in self._threads:
-            thread.start()
-
-    def stop(self) -> None:
-        """Stop all threads."""
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def wait_until_healthy(self) -> float:
-        """Return the seconds until HEALTHY_ANSWERS came in a row."""
-        began = time.monotonic()
-        with self._lock:
-            self._streak = 0
-        while time.monotonic() - began < HEALTHY_TIMEOUT_S:
-            with self._lock:
-                if self._streak >= HEALTHY_ANSWERS:
-                    break
-            time.sleep(0.02)
-        return time.monotonic() - began
-
-    def _client(self) -> Client:
-        return Client(self._address, timeout_s=8, retry=Retry(attempts=1))
-
-    def _run(self, seed: int) -> None:
-        rng = random.Random(seed)  # noqa: S311 - reproducible
-        with self._client() as client:
-            while not self._stop.is_set():
-                ask = rng.choice(list(self._expected))
-                self._check(ask, rng.randrange(QUESTIONS), client)
-
-    def _check(self, ask: Ask, number: int, client: Client) -> None:
-        try:
-            answer = ask(client, number)
-        except PersonServeError as exc:
-            with self._lock:
-                self._outcome.errors[f"{type(exc).__name__}: {_shorten(exc)}"] += 1
-                self._streak = 0
-            time.sleep(0.05)
-            return
-        expected = self._expected[ask]
-        right = _is_close(answer, expected[number])
-        with self._lock:
-            self._streak += 1
-            if right:
-                self._outcome.right += 1
-            else:
-                same = [i for i, e in enumerate(expected) if _is_close(answer, e)]
-                self._outcome.wrong.append(f"{ask.__name__} {number} got {same}")
-
-
-def _is_close(answer: Answer, expected: Answer) -> bool:
-    same_shape = answer.shape == expected.shape
-    return same_shape and float(np.abs(answer - expected).max()) < MAX_DIFFERENCE
-
-
-def _shorten(exc: Exception) -> str:
-    known = (
-        "not healthy",
-        "Server is stopping",
-        "Connection refused",
-        "Socket closed",
-        "Connection reset",
-        "failed to connect",
-    )
-    return next((text for text in known if text in str(exc)), str(exc)[:80])
 
 
 @contextmanager
@@ -274,17 +111,14 @@ def run_trials(
         freezer: Whether to use the kernel's freezer instead of signals.
         log: Called with one line per trial and the supervisor's lines.
     """
-    outcome = Outcome()
-    stop = threading.Event()
-    supervisor = Supervisor(server, log)
-    threads = Callers(server, outcome, callers)
-    thread = threading.Thread(target=supervisor.run, args=(stop,))
-    if supervised:
-        thread.start()
-    try:
+    with calling(server, callers, log, supervised=supervised) as (
+        outcome,
+        threads,
+        supervisor,
+    ):
         for number, (target, seconds) in enumerate(pauses, 1):
             pids = _choose_pids(server, target)
-            outcome.pauses[target] += 1
+            outcome.trials[target] += 1
             with pause_processes(pids, freezer=freezer):
                 time.sleep(seconds)
             began = time.monotonic()
@@ -293,24 +127,19 @@ def run_trials(
             outcome.recovery_s.append(time.monotonic() - began)
             if not supervised and outcome.recovery_s[-1] >= HEALTHY_TIMEOUT_S:
                 unhealthy = Symptom("canary", "unhealthy")
-                supervisor.restart(supervisor.find_symptom() or unhealthy, stop)
+                symptom = supervisor.find_symptom() or unhealthy
+                supervisor.restart(symptom, threading.Event())
             log(
                 f"{number:4d}  {target:12s} {seconds:4.2f} s, healthy after "
                 f"{outcome.recovery_s[-1]:4.1f} s, {len(outcome.wrong)} wrong, "
                 f"{sum(outcome.errors.values())} errors so far"
             )
-    finally:
-        threads.stop()
-        stop.set()
-        if supervised:
-            thread.join()
-    outcome.failures += supervisor.failures
     return outcome
 
 
 def _choose_pids(server: TritonServer, target: str) -> list[int]:
     assert server.pid is not None
-    stubs = [p.pid for p in list_session(server.pid) if p.pid != server.pid]
+    stubs = list_stubs(server)
     return {
         "stub": [random.choice(stubs)],  # noqa: S311 - which one is of no account
         "stubs": stubs,
@@ -320,10 +149,7 @@ def _choose_pids(server: TritonServer, target: str) -> list[int]:
 
 
 def main(
-    repository: Annotated[
-        Path | None,
-        typer.Option(help="Model repository. Default: the one of this checkout."),
-    ] = None,
+    repository: RepositoryFolder = None,
     trials: Annotated[int, typer.Option(help="Number of pauses.")] = 60,
     seed: Annotated[int, typer.Option(help="Seed of targets and lengths.")] = 0,
     callers: Annotated[int, typer.Option(help="Threads that send requests.")] = 6,
@@ -339,13 +165,7 @@ def main(
     ] = False,
 ) -> None:
     """Pause the server's processes at random; exit with 1 if an answer was wrong."""
-    server = TritonServer(
-        Repository(repository) if repository else Repository(),
-        models=[ENSEMBLE],
-        ports=Ports.free(),
-        cores=cores,
-    )
-    with server:
+    with make_server(repository, cores) as server:
         outcome = run_trials(
             server,
             draw_pauses(trials, seed),

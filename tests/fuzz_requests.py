@@ -1,43 +1,51 @@
 """Fuzzer of the server: raw gRPC calls and HTTP requests, and canaries among them.
 
-    python -m tests.fuzz_requests --requests 100000 --report fuzz.json
+    python -m tests.fuzz_requests --requests 100000 --jobs 16 --report fuzz.json
     python -m tests.fuzz_requests --protocol http --requests 10000
 
-Mutated requests go to a real tritonserver. A canary is a right request whose answer is
-known; one is sent after every CANARY_EVERY mutated ones. Counted are processes of the
-server that end, wrong and missing answers of canaries, and answers by status; memory
-and file descriptors of the server's processes are compared over the run.
+Mutated requests go to a real tritonserver, or to one for each job. It serves what is
+built of the ensembles for frames, crops and faces. A canary is a right request whose
+answer is known; one is sent after every CANARY_EVERY mutated ones. Counted are
+processes of the server that end, wrong and missing answers of canaries, and answers by
+status; memory and file descriptors of the server's processes are compared over the run.
 """
 
 from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from itertools import takewhile
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import grpc
 import numpy as np
-import psutil
 import typer
 
-from builders.repository.layout import Repository
-from builders.serve.processes import describe_exit, exit_code, list_session
-from builders.serve.tritonserver import Ports, TritonServer
+from builders.serve.selection import with_steps
+from builders.serve.tritonserver import TritonServer
+from builders.serve.wheel import find_triton_version
 from builders.spec.catalogue import models
 from builders.weights.standin import noise_crops
 from personserve import Client, PersonServeError, Retry
+from personserve.internal.machine import describe_machine
+from tests.chaos_callers import ENSEMBLE, RepositoryFolder, make_server
 from tests.http_corpus import Exchange, ExchangeMutator
 from tests.request_corpus import Call, CallMutator
+from tests.server_resources import Monitor, Sample
 
 Protocol = Literal["grpc", "http"]
-ENSEMBLE = "person_attributes"
-MODELS = (ENSEMBLE, "person_preprocess", "person_gender", "person_reid_kd_r18")
+ENSEMBLES = (ENSEMBLE, "person_attributes_crops", "face_attributes")
+"""Ensembles that are served, as far as they are built, and asked with their steps."""
+
 (GENDER,) = models(["person_gender"])
 BOX = [[0.0, 0.0, 224.0, 224.0]]
 QUESTIONS = 8
@@ -47,28 +55,9 @@ SAMPLE_EVERY = 1000
 
 MAX_DIFFERENCE = 1e-4
 TIMEOUT_S = 30.0
-MIB = 1 << 20
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Resources of the server's processes at one time.
-
-    Attributes:
-        requests: Number of requests before it.
-        processes: Number of processes.
-        memory_mib: Their resident memory in MiB; shared memory counts in each.
-        descriptors: Their open file descriptors.
-        threads: Their threads.
-        shm_mib: Used space of /dev/shm in MiB.
-    """
-
-    requests: int
-    processes: int
-    memory_mib: float
-    descriptors: int
-    threads: int
-    shm_mib: float
+UNANSWERED_S = 0.5
+"""Time to wait for the answer to a mutated HTTP request; most of those without one are
+incomplete."""
 
 
 @dataclass
@@ -160,7 +149,7 @@ class GrpcSender:
     """Sends the raw gRPC calls of a CallMutator."""
 
     def __init__(self, server: TritonServer, seed: int) -> None:
-        self._mutator = CallMutator(MODELS, seed)
+        self._mutator = CallMutator(with_steps(server.loaded), seed)
         self._channel = grpc.insecure_channel(server.grpc_address)
 
     def send(self, index: int) -> tuple[str, str]:
@@ -193,7 +182,7 @@ class HttpSender:
     """Sends the raw HTTP requests of an ExchangeMutator."""
 
     def __init__(self, server: TritonServer, seed: int) -> None:
-        self._mutator = ExchangeMutator(MODELS, seed)
+        self._mutator = ExchangeMutator(with_steps(server.loaded), seed)
         self._address = (server.host, server.ports.http)
 
     def send(self, index: int) -> tuple[str, str]:
@@ -211,7 +200,7 @@ class HttpSender:
             for piece in exchange.pieces:
                 connection.sendall(piece)
             # a request that is cut short gets no answer, so little is waited for
-            connection.settimeout(0.05 if exchange.closes else 2.0)
+            connection.settimeout(0.05 if exchange.closes else UNANSWERED_S)
             answer = connection.recv(1 << 16)
         if not answer:
             return "closed"
@@ -227,67 +216,31 @@ SENDERS: dict[str, Callable[[TritonServer, int], Any]] = {
 }
 
 
-class Monitor:
-    """The server's processes, their resources, and those that have ended."""
-
-    def __init__(self, server: TritonServer) -> None:
-        assert server.pid is not None
-        server_process = psutil.Process(server.pid)
-        self._processes = [server_process, *server_process.children(recursive=True)]
-
-    def find_ended(self) -> list[str]:
-        """Describe the processes that have ended, and how."""
-        ended = [each.pid for each in self._processes if not _is_running(each)]
-        statuses = {
-            each.pid: exit_code(each.wait_status)
-            for each in list_session(self._processes[0].pid)
-        }
-        return [
-            f"process {pid} {describe_exit(statuses[pid]) if pid in statuses else ''}"
-            for pid in ended
-        ]
-
-    def sample(self, requests: int) -> Sample:
-        """Measure the processes that run."""
-        running = [each for each in self._processes if _is_running(each)]
-        return Sample(
-            requests,
-            len(running),
-            round(sum(each.memory_info().rss for each in running) / MIB, 1),
-            sum(each.num_fds() for each in running),
-            sum(each.num_threads() for each in running),
-            round(psutil.disk_usage("/dev/shm").used / MIB, 1),
-        )
-
-
-def _is_running(process: psutil.Process) -> bool:
-    with suppress(psutil.NoSuchProcess):
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
-    return False
-
-
 def fuzz(
     server: TritonServer,
     indices: Sequence[int],
     *,
     protocol: Protocol = "grpc",
     seed: int = 0,
+    limit_s: float = inf,
     log: Callable[[str], None] = print,
 ) -> Findings:
     """Send mutated requests to a running server, and restart it where it ends.
 
     Args:
-        server: The server, with the models of MODELS.
+        server: The server.
         indices: Indices of the requests.
         protocol: The protocol of the mutated requests; canaries use gRPC.
         seed: Seed of the mutations.
+        limit_s: Seconds after which no further request is sent.
         log: Called with a line for each sample and each end of a process.
 
     Returns:
         What was seen.
     """
     findings = Findings()
-    remaining = iter(indices)
+    deadline = time.monotonic() + limit_s
+    remaining = iter(takewhile(lambda _: time.monotonic() < deadline, indices))
     finished = False
     while not finished:
         sender, canary = SENDERS[protocol](server, seed), Canary(server.grpc_address)
@@ -338,47 +291,137 @@ def _fuzz_until_an_end(
     return True
 
 
+def summarise(findings: Sequence[Findings]) -> dict[str, Any]:
+    """Return the sums over all jobs, for a record.
+
+    Args:
+        findings: What each job saw.
+    """
+    first = [each.samples[1] for each in findings if len(each.samples) > 1]
+    last = [each.samples[-1] for each in findings if each.samples]
+    asked = [len(f.wrong) + len(f.failed) + f.canaries for f in findings]
+    return {
+        "requests": sum(each.requests for each in findings),
+        "processes_ended": sum(len(each.ended) for each in findings),
+        "canaries_asked": sum(asked),
+        "canaries_wrong": sum(len(each.wrong) for each in findings),
+        "canaries_failed": sum(len(each.failed) for each in findings),
+        "descriptors_early": sum(each.descriptors for each in first),
+        "descriptors_at_end": sum(each.descriptors for each in last),
+        "memory_mib_early": round(sum(each.memory_mib for each in first)),
+        "memory_mib_at_end": round(sum(each.memory_mib for each in last)),
+        "threads_at_end": sum(each.threads for each in last),
+        "statuses": dict(sum((each.statuses for each in findings), Counter())),
+        "kinds": dict(sum((each.kinds for each in findings), Counter())),
+        "details": [
+            text for each in findings for text in each.ended + each.wrong + each.failed
+        ],
+    }
+
+
+def _run_jobs(jobs: int, first: int, requests: int, options: list[str]) -> list[Any]:
+    """Run this command in several processes, each with a server; what each saw."""
+    share, larger = divmod(requests, jobs)
+    with tempfile.TemporaryDirectory() as folder:
+        reports, processes = [], []
+        for job in range(jobs):
+            count = share + (job < larger)
+            reports.append(Path(folder) / f"{job}.json")
+            command = [
+                *(sys.executable, "-m", "tests.fuzz_requests", *options),
+                *("--first", str(first), "--requests", str(count)),
+                *("--raw-report", str(reports[-1])),
+            ]
+            first += count
+            processes.append(
+                subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=sys.stderr)
+            )
+        try:
+            for process in processes:
+                process.wait()
+        finally:
+            for process in processes:
+                process.terminate()  # at Ctrl-C; without effect on those that ended
+        return [
+            json.loads(path.read_text("utf-8")) for path in reports if path.exists()
+        ]
+
+
+def _findings_from(record: dict[str, Any]) -> Findings:
+    counters = {key: Counter(record[key]) for key in ("statuses", "kinds")}
+    samples = [Sample(**sample) for sample in record["samples"]]
+    return Findings(**record | counters | {"samples": samples})
+
+
 def main(
-    repository: Annotated[
-        Path | None,
-        typer.Option(help="Model repository. Default: the one of this checkout."),
-    ] = None,
+    repository: RepositoryFolder = None,
     requests: Annotated[int, typer.Option(help="Number of mutated requests.")] = 10_000,
     first: Annotated[int, typer.Option(help="Index of the first request.")] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the mutations.")] = 0,
     protocol: Annotated[
         Protocol, typer.Option(help="Protocol of the mutated requests.")
     ] = "grpc",
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Servers, with a part of the requests each.")
+    ] = 1,
+    minutes: Annotated[
+        float, typer.Option(help="Time after which no further request is sent.")
+    ] = inf,
     cores: Annotated[int, typer.Option(help="Instances of each model.")] = 1,
-    log: Annotated[Path | None, typer.Option(help="File for the server's log.")] = None,
+    log: Annotated[
+        Path | None, typer.Option(help="File for the server's log, with one job.")
+    ] = None,
     report: Annotated[
-        Path | None, typer.Option(help="JSON file for findings and duration.")
+        Path | None, typer.Option(help="JSON file for the summary.")
+    ] = None,
+    raw_report: Annotated[
+        Path | None, typer.Option(hidden=True, help="JSON file of one job.")
     ] = None,
 ) -> None:
-    """Send mutated requests to a real server; exit with 1 if it was harmed."""
-    server = TritonServer(
-        Repository(repository) if repository else Repository(),
-        models=[ENSEMBLE],
-        ports=Ports.free(),
-        cores=cores,
-        log=log,
-        http=True,
-    )
+    """Send mutated requests to real servers; exit with 1 if one was harmed."""
     began = time.monotonic()
-    indices = range(first, first + requests)
-    with server:
-        findings = fuzz(server, indices, protocol=protocol, seed=seed)
-    typer.echo(findings.text())
+    if jobs == 1:
+        server = make_server(repository, cores, models=ENSEMBLES, log=log, http=True)
+        indices = range(first, first + requests)
+        with server:
+            findings = [
+                fuzz(
+                    server,
+                    indices,
+                    protocol=protocol,
+                    seed=seed,
+                    limit_s=60 * minutes,
+                )
+            ]
+        typer.echo(findings[0].text())
+    else:
+        options = ["--seed", str(seed), "--protocol", protocol, "--cores", str(cores)]
+        options += ["--minutes", str(minutes)]
+        options += ["--repository", str(repository)] if repository else []
+        records = _run_jobs(jobs, first, requests, options)
+        findings = [_findings_from(record) for record in records]
+    if raw_report is not None:
+        samples = [asdict(sample) for sample in findings[0].samples]
+        _write(raw_report, vars(findings[0]) | {"samples": samples})
+        return
+    summary = summarise(findings) | {
+        "protocol": protocol,
+        "seed": seed,
+        "first": first,
+        "jobs": jobs,
+        "jobs_without_report": jobs - len(findings),
+        "seconds": round(time.monotonic() - began, 1),
+        "machine": describe_machine() | {"triton": find_triton_version()},
+    }
+    typer.echo(json.dumps(summary, indent=2))
     if report is not None:
-        facts = vars(findings) | {
-            "samples": [asdict(sample) for sample in findings.samples],
-            "seconds": round(time.monotonic() - began, 1),
-            "seed": seed,
-            "first": first,
-            "protocol": protocol,
-        }
-        report.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    raise typer.Exit(not findings.is_clean)
+        _write(report, summary)
+    is_clean = len(findings) == jobs and all(each.is_clean for each in findings)
+    raise typer.Exit(not is_clean)
+
+
+def _write(path: Path, record: dict[str, Any]) -> None:
+    path.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

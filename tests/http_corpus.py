@@ -15,13 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from tests.request_corpus import (
+from tests.image_corpus import Mutator
+from tests.request_corpus import make_request, mutate_bytes
+from tests.request_mutations import (
     NAMES,
     NUMBERS,
     REGIONS,
     TYPES,
-    make_request,
-    mutate_bytes,
+    mutate_frame,
+    pick,
+    put_image,
 )
 
 MAX_CHUNKS = 50
@@ -73,14 +76,21 @@ class ExchangeMutator:
 
     def __init__(self, models: Sequence[str], seed: int) -> None:
         self._requests = [make_request(name) for name in models]
+        self._images = Mutator(seed)
         self._seed = seed
 
     def make(self, index: int) -> Exchange:
         """Return the exchange of an index."""
         rng = np.random.default_rng((self._seed, index, 2))
-        message = self._requests[int(rng.integers(len(self._requests)))]
-        head, data = _head_and_data(message)
+        message = deepcopy(pick(rng, self._requests))
         kinds = []
+        if rng.random() < 0.15:
+            kinds.append("image")
+            put_image(message, self._images.make(index)[1])
+        elif rng.random() < 0.1:
+            kinds.append("frame")
+            mutate_frame(message, rng)
+        head, data = _head_and_data(message)
         if rng.random() < 0.6:
             kinds.append("json")
             for _ in range(int(rng.integers(1, 4))):
@@ -94,15 +104,11 @@ class ExchangeMutator:
         path, method = f"/v2/models/{message.model_name}/infer", "POST"
         if rng.random() < 0.2:
             kinds.append("path")
-            path, method = _pick(rng, PATHS), _pick(rng, METHODS)
+            path, method = pick(rng, PATHS), pick(rng, METHODS)
         if rng.random() < 0.3:
             kinds.append("headers")
             body = _mutate_headers(headers, body, rng)
         return _frame(kinds, (method, path), headers, body, rng)
-
-
-def _pick(rng: np.random.Generator, options: Sequence[Any]) -> Any:
-    return options[int(rng.integers(len(options)))]
 
 
 def _head_and_data(message: Any) -> tuple[dict[str, Any], bytes]:
@@ -127,11 +133,11 @@ def _mutate_json(head: dict[str, Any], rng: np.random.Generator) -> None:
         inner = [key for key in keys if isinstance(node[key], dict | list)]
         if not inner:
             break
-        node = node[_pick(rng, inner)]
-    value = deepcopy(_pick(rng, (*ODD, *TYPES, *REGIONS)))
+        node = node[pick(rng, inner)]
+    value = deepcopy(pick(rng, (*ODD, *TYPES, *REGIONS)))
     if isinstance(node, list):
         at = int(rng.integers(len(node) + 1))
-        node[at : at + int(rng.integers(2))] = [value] * _pick(rng, (0, 1, 1, 1, 500))
+        node[at : at + int(rng.integers(2))] = [value] * pick(rng, (0, 1, 1, 1, 500))
         return
     keys = [
         *node,
@@ -141,7 +147,7 @@ def _mutate_json(head: dict[str, Any], rng: np.random.Generator) -> None:
         "classification",
         "x" * 99,
     ]
-    key = _pick(rng, keys)
+    key = pick(rng, keys)
     if key in node and rng.random() < 0.2:
         del node[key]
     else:
@@ -154,18 +160,18 @@ def _mutate_headers(
     """Change a header; return the body, which may be compressed for it."""
     choice = int(rng.integers(7))
     if choice == 0:
-        headers[LENGTH_HEADER] = str(_pick(rng, (*NUMBERS, "", "x", "1e3", "9" * 40)))
+        headers[LENGTH_HEADER] = str(pick(rng, (*NUMBERS, "", "x", "1e3", "9" * 40)))
     elif choice == 1:
         del headers[LENGTH_HEADER]
     elif choice == 2:
         headers["Content-Encoding"] = "gzip"
         bomb = gzip.compress(bytes(4 << 20))
-        body = _pick(rng, (gzip.compress(body), body, gzip.compress(body)[:-9], bomb))
+        body = pick(rng, (gzip.compress(body), body, gzip.compress(body)[:-9], bomb))
     elif choice == 3:
-        headers["Content-Encoding"] = _pick(rng, ("deflate", "br", "zstd", "x" * 99))
+        headers["Content-Encoding"] = pick(rng, ("deflate", "br", "zstd", "x" * 99))
         body = zlib.compress(body)
     elif choice == 4:
-        headers["Accept-Encoding"] = _pick(rng, ("gzip", "deflate", "*", "x" * 5000))
+        headers["Accept-Encoding"] = pick(rng, ("gzip", "deflate", "*", "x" * 5000))
     elif choice == 5:
         headers["X" * 300] = "y" * int(rng.integers(1, 20_000))
     else:
@@ -192,9 +198,9 @@ def _frame(
     else:
         kinds.append("length")
         numbers = (len(body) + 999, len(body) - 9, *NUMBERS)
-        headers["Content-Length"] = str(_pick(rng, (*numbers, "x", "")))
+        headers["Content-Length"] = str(pick(rng, (*numbers, "x", "")))
         closes = True
-    lines = [f"{target[0]} {target[1]} HTTP/1.{_pick(rng, (1, 1, 1, 0, 9))}"]
+    lines = [f"{target[0]} {target[1]} HTTP/1.{pick(rng, (1, 1, 1, 0, 9))}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     head = "\r\n".join([*lines, "", ""]).encode("latin-1")
     if rng.random() < 0.05:
@@ -214,5 +220,5 @@ def _split(body: bytes, rng: np.random.Generator) -> bytes:
     ]
     bad = (b"FFFFFFFFFFFFFFFF\r\n", b"-1\r\n", b"zz\r\n", b"0\r\n\r\n", b"\r\n")
     if rng.random() < 0.3:
-        pieces.insert(int(rng.integers(len(pieces) + 1)), _pick(rng, bad))
+        pieces.insert(int(rng.integers(len(pieces) + 1)), pick(rng, bad))
     return b"".join(pieces) + b"0\r\n\r\n"

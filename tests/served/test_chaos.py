@@ -9,8 +9,8 @@ import pytest
 
 from builders.repository.layout import Repository
 from builders.serve.tritonserver import Ports, TritonServer
-from tests.chaos_kills import list_unrepeatable, run_kills
-from tests.chaos_pauses import ENSEMBLE, HEALTHY_TIMEOUT_S
+from tests.chaos_callers import ENSEMBLE, HEALTHY_TIMEOUT_S, list_unrepeatable
+from tests.chaos_kills import run_kills
 from tests.chaos_shared_memory import can_unshare, run_in_namespace
 from tests.fuzz_requests import Protocol, fuzz
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from builders.repository.layout import Repository
 from builders.serve.tritonserver import Ports, TritonServer
-from tests.chaos_pauses import ENSEMBLE, HEALTHY_TIMEOUT_S, run_trials
+from tests.chaos_callers import ENSEMBLE, HEALTHY_TIMEOUT_S
+from tests.chaos_pauses import run_trials
 
 PAUSES = [("stub", 1.2), ("tritonserver", 1.2), ("all", 1.5)]
 

@@ -7,16 +7,15 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from builders.repository.layout import ROOT, Repository
+from builders.repository.layout import Repository
 from builders.repository.render import render_repository
 from builders.serve import resources, tritonserver, wheel
 from builders.serve.tritonserver import Ports, ServeError, TritonServer
+from tests.serve_command import serving
 
 
 def test_a_path_with_a_space_is_refused_in_words(tmp_path: Path) -> None:
@@ -103,45 +102,15 @@ def test_a_model_that_does_not_load(repository: Repository, tmp_path: Path) -> N
 def test_the_command_prints_endpoints_and_stops_cleanly(
     number: signal.Signals, expected_code: int, repository: Repository
 ) -> None:
-    """`python -m builders serve` as a process, on the repository of this run."""
-    ports = Ports.free()
-    program = (
-        "from pathlib import Path; from builders.commands import serving;"
-        "from builders.commands.app import run;"
-        "from builders.repository.layout import Repository;"
-        f"root = Path({str(repository.root)!r});"
-        "serving.Repository = lambda: Repository(root);"
-        "run()"
-    )
-    command = [
-        *(sys.executable, "-c", program, "serve", "--model", "person_gender"),
-        *("--http-port", str(ports.http), "--grpc-port", str(ports.grpc)),
-        *("--metrics-port", str(ports.metrics), "--log-verbose=0"),
-        *("--health-port", str(Ports.free().grpc)),
-    ]
-    with subprocess.Popen(
-        command,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        # tests that run in the background inherit a SIGINT that is ignored
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
-    ) as process:
-        assert process.stdout is not None
-        printed = ""
-        while "metrics" not in printed:
-            line = process.stdout.readline()
-            assert line, printed
-            printed += line
-        assert f"127.0.0.1:{ports.grpc}" in printed
-        assert "untrained" in printed
-        process.send_signal(number)
-        printed += process.stdout.read()
-        process.wait()
-    assert process.returncode == expected_code, printed
+    with serving(repository, "--log-verbose=0") as served:
+        assert f"127.0.0.1:{served.ports.grpc}" in served.printed
+        assert "untrained" in served.printed
+        served.process.send_signal(number)
+        assert served.process.stdout is not None
+        last_words = served.process.stdout.read()
+        assert served.process.wait() == expected_code, last_words
     with socket.socket() as probe:
-        assert probe.connect_ex(("127.0.0.1", ports.grpc)) != 0
+        assert probe.connect_ex(("127.0.0.1", served.ports.grpc)) != 0
 
 
 def test_too_little_memory(
