@@ -45,6 +45,7 @@ from loadtest.load_report import write_load_report
 from loadtest.machine import memory_mib
 from loadtest.measurements import Point, Run, merge_rounds, rounds_differ
 from loadtest.options import (
+    DEFAULT_FRAME_MODEL,
     GRPC_ADDRESS,
     HTTP_ADDRESS,
     GrpcAddress,
@@ -87,6 +88,13 @@ def compare(
         str, typer.Option(help="Requests in flight, comma-separated.")
     ] = "1,8,32",
     people: Annotated[int, typer.Option(min=1, help="People per frame.")] = 4,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Model of this server that takes frames; its networks are what "
+            "all systems run."
+        ),
+    ] = DEFAULT_FRAME_MODEL,
     seconds: Annotated[
         float, typer.Option(min=0.1, help="Seconds per load and round.")
     ] = 4.0,
@@ -115,18 +123,18 @@ def compare(
     counts = parse_counts(concurrency, "--concurrency")
     endpoints = _parse_endpoints(servers or ())
     with Client(grpc) as client:
-        specs = describe_frame_networks(client, http)
+        specs = describe_frame_networks(client, http, model)
     networks = Networks(repository, specs)
     loads = [(job, count) for job in make_jobs(people, networks) for count in counts]
     with Progress(console=console, transient=True) as progress:
         points, differences = _measure(
             [IN_PROCESS, PERSONSERVE, SDK, *names, *endpoints],
-            *(loads, networks, grpc, http, endpoints, seconds, rounds, progress),
+            *(loads, networks, grpc, http, endpoints, model, seconds, rounds, progress),
         )
     served = describe_models(http, [spec.model for spec in specs.values()])
     gender = served[specs[GENDER].model]
     runtime = f"ONNX Runtime {version('onnxruntime')}, one thread per session"
-    facts = {"target": f"cpu, {gender.precision}, {runtime}"}
+    facts = {"model": model, "target": f"cpu, {gender.precision}, {runtime}"}
     facts |= describe_weights(served.values())
     facts |= _versions(names) | {
         name: f"{endpoints[name]}, at most {difference:.2g} from the networks' results"
@@ -169,6 +177,7 @@ def _measure(
     grpc: str,
     http: str,
     endpoints: Mapping[str, Endpoint],
+    model: str,
     seconds: float,
     rounds: int,
     progress: Progress,
@@ -185,7 +194,7 @@ def _measure(
     for _ in range(rounds):
         for name in names:
             progress.update(task, description=name)
-            with running_system(name, networks, grpc, http, endpoints) as system:
+            with running_system(name, networks, grpc, http, endpoints, model) as system:
                 for job, concurrency in loads:
                     if not system.takes(job):
                         progress.advance(task)

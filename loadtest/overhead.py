@@ -28,7 +28,6 @@ from rich.progress import track
 
 from loadtest.app import app
 from loadtest.baselines.in_process import (
-    FRAME_MODEL,
     REPOSITORY,
     Networks,
     describe_frame_networks,
@@ -38,6 +37,7 @@ from loadtest.errors import LoadTestError
 from loadtest.facts import describe_models, describe_server, describe_session
 from loadtest.frames import encoded_tensor, make_jpeg_frame, place_boxes
 from loadtest.options import (
+    DEFAULT_FRAME_MODEL,
     GRPC_ADDRESS,
     HTTP_ADDRESS,
     GrpcAddress,
@@ -132,10 +132,14 @@ def overhead(
     names = models.split(",")
     sizes = parse_counts(people, "--people")
     counts = parse_counts(concurrency, "--concurrency")
-    grid = [(n, s, c) for n in (*names, FRAME_MODEL) for s in sizes for c in counts]
+    grid = [
+        (n, s, c) for n in (*names, DEFAULT_FRAME_MODEL) for s in sizes for c in counts
+    ]
     jpeg = make_jpeg_frame()
     with Client(grpc, timeout_s=CALL_TIMEOUT_S) as client:
-        networks = Networks(repository, describe_frame_networks(client, http))
+        networks = Networks(
+            repository, describe_frame_networks(client, http, DEFAULT_FRAME_MODEL)
+        )
         sessions = {name: open_session(repository, name) for name in names}
         rows = []
         for model, size, count in track(
@@ -146,7 +150,9 @@ def overhead(
             rows.append(Row(model, size, count, *timings))
         preprocessing = _measure_preprocessing(client, http, networks, jpeg, seconds)
     facts = describe_session() | {"onnxruntime": version("onnxruntime")}
-    facts |= describe_server(grpc, http, describe_models(http, [*names, FRAME_MODEL]))
+    facts |= describe_server(
+        grpc, http, describe_models(http, [*names, DEFAULT_FRAME_MODEL])
+    )
     record = {
         "facts": facts,
         "rows": [asdict(row) | {"ratio": row.ratio} for row in rows],
@@ -168,7 +174,7 @@ def _make_calls(
     jpeg: bytes,
 ) -> tuple[Call, Call]:
     """Return the same work as a call in this process and as a call to the server."""
-    if model == FRAME_MODEL:
+    if model == DEFAULT_FRAME_MODEL:
         boxes = place_boxes(batch)
         return (
             partial(networks.describe_people, jpeg, boxes),

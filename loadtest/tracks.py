@@ -28,6 +28,7 @@ from loadtest.app import app
 from loadtest.errors import LoadTestError
 from loadtest.facts import describe_models, describe_server, describe_session
 from loadtest.options import (
+    DEFAULT_FRAME_MODEL,
     GRPC_ADDRESS,
     HTTP_ADDRESS,
     GrpcAddress,
@@ -40,7 +41,6 @@ from personserve.cli.trackers import ByteTracker
 from personserve.internal.report import Report, page_link
 from personserve.internal.sections import Table
 
-FRAME_MODEL = "person_attributes"
 CALL_TIMEOUT_S = 120.0
 
 Item = TypeVar("Item")
@@ -192,12 +192,12 @@ def tracks(
     with Client(grpc, timeout_s=CALL_TIMEOUT_S, abstain_below=abstain_below) as client:
         chosen = ask_with_policy(client, tracked)
         everything = ask_about_all(client, tracked)
-        stand_ins = client.describe(FRAME_MODEL).stand_in_weights
+        stand_ins = client.describe(DEFAULT_FRAME_MODEL).stand_in_weights
     comparison = compare_runs(tracked, chosen, everything)
     facts = describe_session() | {
         "video": f"{video.name}, {tracked.rate_hz:g} frames/s"
     }
-    facts |= describe_server(grpc, http, describe_models(http, [FRAME_MODEL]))
+    facts |= describe_server(grpc, http, describe_models(http, [DEFAULT_FRAME_MODEL]))
     warning = ""
     if stand_ins:
         warning = (

@@ -30,6 +30,7 @@ from loadtest.facts import describe_session
 from loadtest.frames import FRAME_HW, encoded_tensor, make_jpeg_frame, place_boxes
 from loadtest.measurements import transport_name
 from loadtest.options import (
+    DEFAULT_FRAME_MODEL,
     GRPC_ADDRESS,
     HTTP_ADDRESS,
     GrpcAddress,
@@ -89,7 +90,9 @@ def transfer(
     encoded = np.frombuffer(jpeg, np.uint8)
     frame = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR), np.uint8)
     with _open_clients(grpc, http) as clients:
-        crop = describe_frame_networks(clients[GRPC], http)[GENDER].crop
+        crop = describe_frame_networks(clients[GRPC], http, DEFAULT_FRAME_MODEL)[
+            GENDER
+        ].crop
         crops = np.zeros((MAX_CROPS * crop.height, crop.width, 3), np.uint8)
         payloads = {
             f"raw frame {FRAME_HW[1]}x{FRAME_HW[0]}": tensors_from_frame(frame),

@@ -14,15 +14,15 @@ import onnxruntime
 import simplejpeg
 
 from loadtest.errors import LoadTestError
+from loadtest.options import DEFAULT_FRAME_MODEL
 from loadtest.server import get_config, model_by_output
 from personserve import Client
 from personserve.images.crops import CropShape, cut_crops, pixel_boxes
 
 REPOSITORY = Path(__file__).resolve().parents[2] / "model_repository"
 
-FRAME_MODEL = "person_attributes"
 GENDER, EMBEDDING = "female_probability", "embedding"
-"""Outputs of the frame model; each network of a frame makes one of them."""
+"""Outputs of a frame model; each network of a frame makes one of them."""
 
 CROPS = "crops"
 """Input of both networks."""
@@ -44,18 +44,27 @@ class NetworkSpec:
     crop: CropShape
 
 
-def describe_frame_networks(client: Client, http: str) -> dict[str, NetworkSpec]:
-    """Return {output: network} of the frame model.
+def describe_frame_networks(
+    client: Client, http: str, model: str
+) -> dict[str, NetworkSpec]:
+    """Return {output: network} of a model that takes frames.
 
     Args:
         client: A client of the running server.
         http: HTTP address of the running server, host:port.
+        model: Name of the model.
 
     Raises:
-        LoadTestError: If the HTTP address does not answer.
+        LoadTestError: If the HTTP address does not answer, or the model is no ensemble
+            of one network for the gender and one for the embedding.
         PersonServeError: If the server does not describe its models.
     """
-    models = model_by_output(get_config(http, FRAME_MODEL))
+    models = model_by_output(get_config(http, model))
+    if len({models.get(output, model) for output in (GENDER, EMBEDDING)}) < 2:
+        raise LoadTestError(
+            f"{model}: expected an ensemble in which one network answers {GENDER} and "
+            f"another {EMBEDDING}, such as {DEFAULT_FRAME_MODEL}"
+        )
     return {
         output: NetworkSpec(
             models[output], client.describe(models[output]).crop_shape(CROPS)

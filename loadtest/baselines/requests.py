@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from loadtest.baselines.in_process import EMBEDDING, FRAME_MODEL, GENDER
+from loadtest.baselines.in_process import EMBEDDING, GENDER
 from loadtest.baselines.jobs import Job, Result, Send
 from loadtest.baselines.work import FRAME_JOB, GENDER_JOB
 from loadtest.errors import LoadTestError
@@ -43,35 +43,37 @@ class RequestError(LoadTestError):
     """A request that a server did not answer, or refused."""
 
 
-def make_sdk_sender(client: Client, gender_model: str) -> Send:
+def make_sdk_sender(client: Client, frame_model: str, gender_model: str) -> Send:
     """Return a function that sends jobs through our SDK.
 
     Args:
         client: The SDK's client.
+        frame_model: Name of the model that takes frames.
         gender_model: Name of the gender network.
     """
 
     def send(job: Job) -> Result:
         if job.crops is not None:
             return (client.infer(gender_model, job.to_tensors())[GENDER],)
-        people = client.attributes(job.jpeg, job.boxes)
+        people = client.attributes(job.jpeg, job.boxes, model=frame_model)
         return people.outputs[GENDER], people.outputs[EMBEDDING]
 
     return send
 
 
-def make_personserve_sender(address: str, gender_model: str) -> Send:
+def make_personserve_sender(address: str, frame_model: str, gender_model: str) -> Send:
     """Return a function that sends jobs to our server over HTTP.
 
     Args:
         address: HTTP address, host:port.
+        frame_model: Name of the model that takes frames.
         gender_model: Name of the gender network.
     """
 
     def send(job: Job) -> Result:
         if job.crops is not None:
             return _infer(address, gender_model, job.to_tensors())
-        return _infer(address, FRAME_MODEL, job.to_tensors())
+        return _infer(address, frame_model, job.to_tensors())
 
     return send
 

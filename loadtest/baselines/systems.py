@@ -90,6 +90,7 @@ def running_system(
     grpc: str,
     http: str,
     endpoints: Mapping[str, Endpoint],
+    frame_model: str,
 ) -> Iterator[System]:
     """Provide a system, and stop it afterwards if it was started here.
 
@@ -99,6 +100,7 @@ def running_system(
         grpc: gRPC address of our running server, host:port.
         http: HTTP address of our running server, host:port.
         endpoints: Running servers of others, by name.
+        frame_model: Name of the model of our server that takes frames.
 
     Raises:
         LoadTestError: If a baseline does not start, or a server is not running.
@@ -109,13 +111,13 @@ def running_system(
         yield System(name, run, lambda: [psutil.Process()], "none")
     elif name == PERSONSERVE:
         processes = partial(process_tree, find_listening_process(grpc))
-        send = requests.make_personserve_sender(http, gender_model)
+        send = requests.make_personserve_sender(http, frame_model, gender_model)
         yield System(name, send, processes)
     elif name == SDK:
         processes = partial(process_tree, find_listening_process(grpc))
         timeout_s = requests.REQUEST_TIMEOUT_S
         with Client(f"grpc://{grpc}", timeout_s=timeout_s) as client:
-            send = requests.make_sdk_sender(client, gender_model)
+            send = requests.make_sdk_sender(client, frame_model, gender_model)
             yield System(name, send, processes, transport_name("grpc", None))
     elif name in endpoints:
         with _connect_endpoint(endpoints[name]) as system:

@@ -7,12 +7,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from builders.repository.layout import ROOT
+from builders.repository.layout import ROOT, Repository
 from builders.serve.tritonserver import Ports, TritonServer
 from loadtest import __main__ as command
 from loadtest.measurements import Run
@@ -33,6 +33,16 @@ def _locust(*arguments: str, seconds: int = 4) -> tuple[int, str]:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def server(repository: Repository) -> Iterator[TritonServer]:
+    """A server of their own: the other worker has the one of all models."""
+    models = ["person_attributes"]
+    with TritonServer(
+        repository, models=models, ports=Ports.free(), http=True
+    ) as server:
+        yield server
 
 
 @pytest.fixture
@@ -283,6 +293,7 @@ def test_other_servers_do_the_same_work(
     )
     short = ("--seconds", "0.2", "--rounds", "1", "--concurrency", "2", "--people", "2")
     other = ("--server", f"other=grpc://{server.grpc_address}/person_gender")
+    other += ("--server", f"frames=http://{server.http_address}/person_attributes")
     code, said = loadtest("compare", *here, *short, *other, "--output", str(tmp_path))
     assert code == 0, said
     run = Run.load(tmp_path / REPORT_FILE)
@@ -295,11 +306,15 @@ def test_other_servers_do_the_same_work(
         "mosec",
         "pytriton",
     }
-    assert {point.system for point in run.points} == systems | {"other"}
-    assert len(run.points) == 3 * len(systems) + 2, "the other one takes crops alone"
+    assert {point.system for point in run.points} == systems | {"other", "frames"}
+    assert [p.model for p in run.points if p.system == "frames"] == ["frame of 2"]
+    assert len(run.points) == 3 * len(systems) + 2 + 1
     assert f"person_gender at grpc://{server.grpc_address}" in run.facts["other"]
     assert all(point.rate > 0 and point.memory_mib > 50 for point in run.points)
     assert "frame of 2, x2" in said
+    code, said = loadtest("compare", *here, "--model", "person_gender")
+    assert code == 1
+    assert "person_gender: expected an ensemble in which one network" in said
     code, said = loadtest("compare", "--baselines", "Flask")
     assert code == 2
     code, said = loadtest("compare", *here[:4], "--repository", str(tmp_path))
@@ -308,8 +323,13 @@ def test_other_servers_do_the_same_work(
 
 
 def test_tuning_tries_settings_and_puts_the_declared_back(
-    server: TritonServer, loadtest: Callable[..., tuple[int, str]], tmp_path: Path
+    server: TritonServer,
+    loadtest: Callable[..., tuple[int, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # each round of two candidates loads the model twice
+    monkeypatch.setattr("loadtest.tuning.FINAL_ROUNDS", 1)
     arguments = (
         *("tune", "person_gender", "--instances", "1,2", "--seconds", "0.3"),
         *("--grpc", server.grpc_address, "--http", server.http_address),
