@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from personserve._async_client import AsyncClient
 from personserve._client import Client
+from personserve._results import People
 from personserve._results.html import describe_untrained
 from personserve._types import CropSide, ImageInput
 from personserve.gallery import BaseGallery
@@ -123,9 +124,24 @@ class _BaseTracks:
             f"frames{describe_untrained(tuple(stand_ins))}"
         )
 
-    def _cancel(self, plan: Plan) -> None:
-        with self._lock:
-            self._table.cancel(plan)
+    @contextmanager
+    def _planned(
+        self, frame: ImageInput, boxes: TrackedBoxes, ids: Any, time_s: float | None
+    ) -> Iterator[Plan]:
+        """Add a frame, and take back its questions if the block raises an error."""
+        with self._locked_table() as table:
+            plan = table.plan(frame, boxes, ids, time_s)
+        try:
+            yield plan
+        except BaseException:
+            with self._lock:
+                self._table.cancel(plan)
+            raise
+
+    def _apply(self, plan: Plan, people: People | None) -> list[Track | None]:
+        """Add the answers to the questions, and return the people of the frame."""
+        with self._locked_table() as table:
+            return table.apply(plan, people)
 
     @contextmanager
     def _locked_table(self) -> Iterator[TrackTable]:
@@ -215,17 +231,11 @@ class Tracks(_BaseTracks):
             PersonServeError: If the server does not answer. The frame's people are
                 added nevertheless, and are asked about at the next frame.
         """
-        with self._locked_table() as table:
-            plan = table.plan(frame, boxes, ids, time_s)
         people = None
-        if plan.questions:
-            try:
+        with self._planned(frame, boxes, ids, time_s) as plan:
+            if plan.questions:
                 people = self._client.attributes(frame, plan.boxes, **self._options)
-            except BaseException:
-                self._cancel(plan)
-                raise
-        with self._locked_table() as table:
-            return table.apply(plan, people)
+        return self._apply(plan, people)
 
 
 class AsyncTracks(_BaseTracks):
@@ -270,16 +280,10 @@ class AsyncTracks(_BaseTracks):
             InvalidInputError: See Tracks.update.
             PersonServeError: See Tracks.update.
         """
-        with self._locked_table() as table:
-            plan = table.plan(frame, boxes, ids, time_s)
         people = None
-        if plan.questions:
-            try:
+        with self._planned(frame, boxes, ids, time_s) as plan:
+            if plan.questions:
                 people = await self._client.attributes(
                     frame, plan.boxes, **self._options
                 )
-            except BaseException:
-                self._cancel(plan)
-                raise
-        with self._locked_table() as table:
-            return table.apply(plan, people)
+        return self._apply(plan, people)
