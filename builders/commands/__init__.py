@@ -10,6 +10,7 @@ from builders.commands import (  # isort: skip - in the order of --help
     ensembles,
     fetch,
     checks,
+    training,
     evaluation,
     quantisation,
     precision,
@@ -28,6 +29,7 @@ __all__ = [
     "precision",
     "quantisation",
     "serving",
+    "training",
     "versions",
     "weights",
 ]

@@ -9,6 +9,7 @@
                              1/model.onnx, 1/model.plan      built, ignored by git
                              2/, 3/                   later versions, ignored by git
                              withdrawn-4/             not served any more, ignored
+                             pending-5/               not judged yet, ignored
 
 Every built file has a record, `<file>.json`, that says what it was made from; `build`
 reads it to decide whether a file is up to date. A valid built file is never replaced:
@@ -42,6 +43,7 @@ from builders.weights import (
     StandIn,
     file_sha256,
     origin_from_text,
+    read_training_record,
 )
 from personserve.internal.files import atomic_write, write_text
 
@@ -211,7 +213,11 @@ class Repository:
         path = self._weights_path(model)
         record = {}
         if isinstance(origin, Checkpoint):
-            record = {"file": self._portable_name(origin), "sha256": origin.sha256}
+            record = {
+                "file": self._portable_name(origin),
+                "sha256": origin.sha256,
+                **read_training_record(Path(origin.file), origin.sha256),
+            }
         if origin.variant != DEFAULT_VARIANT:
             record["variant"] = origin.variant
         if not record:

@@ -16,6 +16,7 @@ from builders.weights.checkpoint import (
     load_weights,
     match_checkpoint,
     origin_from_text,
+    read_training_record,
     stand_in_warning,
 )
 from builders.weights.files import (
@@ -42,6 +43,7 @@ __all__ = [
     "noise_crops",
     "origin_from_text",
     "read_checkpoint",
+    "read_training_record",
     "require_file",
     "require_writable_format",
     "stand_in_warning",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -58,6 +59,9 @@ class Checkpoint:
 
 
 Origin = StandIn | Checkpoint
+
+TRAINING_RECORD_SUFFIX = ".json"
+MAX_TRAINING_RECORD_BYTES = 1 << 20
 
 KIND_WIDTH = 12
 """Characters of the kind that a problem's line starts with."""
@@ -173,6 +177,26 @@ def file_sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def read_training_record(file: Path, sha256: str) -> Mapping[str, str]:
+    """Return the recipe that a checkpoint was trained by; empty if it is not known.
+
+    Args:
+        file: The checkpoint; the record is beside it.
+        sha256: SHA-256 of the checkpoint in hexadecimal. A record of other weights does
+            not count.
+    """
+    path = file.with_name(f"{file.name}{TRAINING_RECORD_SUFFIX}")
+    try:
+        if path.stat().st_size > MAX_TRAINING_RECORD_BYTES:
+            return {}
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["sha256"] != sha256:
+            return {}
+        return {key: str(record[key]) for key in ("recipe", "recipe_sha256")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def match_checkpoint(

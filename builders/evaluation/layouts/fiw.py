@@ -55,21 +55,42 @@ def read_fiw(root: Path, part: str, _partition: int) -> ImagePairs:
     raise EvaluationError(f"fiw has the parts 'val' and 'test', not {part!r}")
 
 
-def _draw_validation_pairs(root: Path) -> ImagePairs:
-    members = _list_members(root)
-    families: dict[str, list[str]] = defaultdict(list)
-    for member in members:
-        families[member.partition("/")[0]].append(member)
+def read_families(
+    root: Path, *, held_out: bool
+) -> tuple[dict[str, list[str]], list[tuple[str, str]]]:
+    """Read the members of families, and who is related.
+
+    Args:
+        root: Folder of the data set.
+        held_out: Whether the families that validate are wanted, or all others.
+
+    Returns:
+        Images of each member, relative to `root`, by "F0901/MID1"; and pairs of related
+        members that have images.
+
+    Raises:
+        EvaluationError: If a file is missing or damaged, or there are no related
+            members in at least two families.
+    """
+    members = _list_members(root, held_out=held_out)
     related = [
         pair
         for pair in _read_relations(root / "train_relationships.csv")
         if all(member in members for member in pair)  # some rows have no images
     ]
-    if not related or len(families) < 2:
+    if not related or len({member.partition("/")[0] for member in members}) < 2:
         raise EvaluationError(
             f"{root}: no related members in at least two families "
-            f"{VALIDATION_FAMILIES}..."
+            f"{'' if held_out else 'other than '}{VALIDATION_FAMILIES}..."
         )
+    return members, related
+
+
+def _draw_validation_pairs(root: Path) -> ImagePairs:
+    members, related = read_families(root, held_out=True)
+    families: dict[str, list[str]] = defaultdict(list)
+    for member in members:
+        families[member.partition("/")[0]].append(member)
     rng = np.random.default_rng(SEED)
     items: list[tuple[str, ...]] = [
         tuple(_choose(rng, members[member]) for member in pair)
@@ -89,10 +110,12 @@ def _choose(rng: np.random.Generator, choice: list[str]) -> str:
     return choice[int(rng.integers(len(choice)))]
 
 
-def _list_members(root: Path) -> dict[str, list[str]]:
-    """Return the images of each member of the held-out families, by "F0901/MID1"."""
+def _list_members(root: Path, *, held_out: bool) -> dict[str, list[str]]:
+    """Return the images of each member of some families, by "F0901/MID1"."""
     members: dict[str, list[str]] = {}
-    for folder in sorted((root / "train").glob(f"{VALIDATION_FAMILIES}*/MID*")):
+    for folder in sorted((root / "train").glob("F*/MID*")):
+        if folder.parent.name.startswith(VALIDATION_FAMILIES) != held_out:
+            continue
         images = find_images(folder)
         if images:
             key = f"{folder.parent.name}/{folder.name}"

@@ -68,25 +68,28 @@ def read_image_folder(root: Path, part: str, _partition: int) -> LabelledImages:
 
 
 def read_imagenet(root: Path, part: str, _partition: int) -> LabelledImages:
-    """Read the validation set.
+    """Read the validation set, or the training set's folders.
 
     Args:
         root: Folder of the data set.
-        part: "val", the only part with public labels.
+        part: "val" or "train", the parts with public labels.
 
     Raises:
-        EvaluationError: If the part is not "val", or val.txt is damaged.
+        EvaluationError: If the part is another one, or val.txt is damaged.
     """
-    if part != "val":
-        raise EvaluationError(f"imagenet is evaluated on 'val', not {part!r}")
-    folder = _validation_folder(root)
+    if part not in {"train", "val"}:
+        raise EvaluationError(f"imagenet has the parts train and val, not {part!r}")
+    is_train = part == "train"
+    folder = root / "train" if is_train else _validation_folder(root)
+    if not folder.is_dir():
+        raise EvaluationError(f"{folder}: no such folder")
     synsets = root / "synsets.txt"
     if synsets.is_file():
         names = synsets.read_text(encoding="utf-8").split()
     else:
         names = sorted(p.name for p in folder.iterdir() if SYNSET.fullmatch(p.name))
     listing = root / "val.txt"
-    if listing.is_file():
+    if listing.is_file() and not is_train:
         files, labels = _read_listing(listing, folder, root, names)
     else:
         files, labels = _read_class_folders(root, folder, names)

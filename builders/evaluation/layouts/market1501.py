@@ -22,19 +22,21 @@ JUNK = -1
 
 
 def read_market1501(root: Path, part: str, _partition: int) -> RetrievalImages:
-    """Read queries and gallery.
+    """Read queries and gallery, or the images of training.
 
     Args:
         root: Folder of the data set.
-        part: "test", the only part with a protocol.
+        part: "test", the only part with a protocol, or "train" (bounding_box_train/),
+            which has no queries.
 
     Raises:
         EvaluationError: If a folder is missing or empty, or a file's name does not fit.
     """
-    if part != "test":
-        raise EvaluationError(f"market1501 is evaluated on 'test', not {part!r}")
-    query = _person_images(root, "query")
-    gallery = _person_images(root, "bounding_box_test")
+    if part not in {"train", "test"}:
+        raise EvaluationError(f"market1501 has the parts train and test, not {part!r}")
+    query = _person_images(root, "query") if part == "test" else ()
+    folder = "bounding_box_test" if part == "test" else "bounding_box_train"
+    gallery = _person_images(root, folder)
     files = (*query, *gallery)
     both = np.array([parse_name(file) for file in files], np.int64)
     identities, cameras = both.reshape(-1, 2).T
