@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from functools import cache
 from typing import Any
 
@@ -45,19 +46,31 @@ def _render(name: str) -> list[dict[str, Any]]:
     return template(MATRIX[name])
 
 
+@pytest.fixture(scope="module")
+def documents() -> list[dict[str, Any]]:
+    """Each different object of the matrix, but for those of operators."""
+    rendered = {
+        json.dumps(document, sort_keys=True): document
+        for name in MATRIX
+        for document in _render(name)
+        if document["apiVersion"].partition("/")[0] not in CUSTOM_GROUPS
+    }
+    return list(rendered.values())
+
+
 @pytest.mark.parametrize("version", sorted(set(VERSIONS)))
-def test_all_objects_are_valid_in_each_kubernetes(version: str) -> None:
-    validated = 0
-    for name in MATRIX:
-        for document in _render(name):
-            group = document["apiVersion"].partition("/")[0]
-            if group in CUSTOM_GROUPS:
-                continue
-            assert kubernetes_validate.validate(document, version, strict=True) in (
-                version
-            ), "validated by an older schema"
-            validated += 1
-    assert validated > 5 * len(MATRIX) - 5
+def test_all_objects_are_valid_in_each_kubernetes(
+    version: str, documents: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # the package reads a megabyte of definitions for each object
+    read = cache(kubernetes_validate.utils.schema_contents)
+    monkeypatch.setattr(kubernetes_validate.utils, "schema_contents", read)
+    for document in documents:
+        used = kubernetes_validate.validate(document, version, strict=True)
+        assert used == version, "validated by an older schema"
+    kinds = {document["kind"] for document in documents}
+    assert {"Deployment", "Service", "PodDisruptionBudget", "NetworkPolicy"} <= kinds
+    assert {"HorizontalPodAutoscaler", "ConfigMap"} <= kinds
 
 
 def test_the_versions_are_those_that_the_chart_allows() -> None:
@@ -84,7 +97,7 @@ def test_a_wrong_field_is_noticed() -> None:
         ("access.token=true", "secretName"),
         ("cores=0", "cores"),
         ("core=4", "core"),
-        ("models={person_genders}", "no model"),
+        ("models={person_genderr}", "no model"),
         ("kserve.enabled=true,autoscaling.kind=keda", "kind"),
         (
             "target=tensorrt,supervised=false,access.secretName=s,tls.secretName=t",
@@ -94,7 +107,9 @@ def test_a_wrong_field_is_noticed() -> None:
     ],
 )
 def test_values_that_contradict_are_refused(values: str, message: str) -> None:
-    done = run_helm("template", "x", str(CHART), "--set", values)
+    done = run_helm(
+        *("template", "x", str(CHART), "--kube-version", "1.34", "--set", values)
+    )
     assert done.returncode
     assert message in done.stderr
 
@@ -140,7 +155,7 @@ def test_prometheus_scrapes_each_pod_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("delay", "timeout"), list(itertools.product((1, 5, 60), (1, 20, 300)))
+    ("delay", "timeout"), list(itertools.product((1, 60), (1, 300)))
 )
 def test_the_grace_period_covers_the_whole_drain(delay: int, timeout: int) -> None:
     values = [f"drain.delaySeconds={delay}", f"drain.timeoutSeconds={timeout}"]
