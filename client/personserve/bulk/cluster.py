@@ -80,8 +80,7 @@ class Cluster:
                 compute=ray.data.ActorPoolStrategy(size=workers),
                 num_cpus=self.cpus_per_worker,
                 num_gpus=self.gpus_per_worker or None,
-                max_restarts=-1,
-                max_task_retries=TASK_RETRIES,
+                ray_remote_args_fn=_restart_options,
             )
             try:
                 for row in dataset.iter_rows():
@@ -103,6 +102,10 @@ class Cluster:
                 )
             count = min(count, gpus)
         return max(1, count)
+
+
+def _restart_options() -> dict[str, Any]:
+    return {"max_restarts": -1, "max_task_retries": TASK_RETRIES}
 
 
 class _Actor:
@@ -127,6 +130,7 @@ class _Actor:
 def _connect(address: str | None) -> Iterator[Any]:
     """Use the Ray of this process, or connect to one, or start one for the block."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray

@@ -18,7 +18,7 @@ except ImportError as exc:
 from personserve import __version__
 from personserve._defaults import DEFAULT_TIMEOUT_S
 from personserve._errors import PersonServeError
-from personserve.cli import galleries, images, servers
+from personserve.cli import archives, bulk, galleries, images, servers
 from personserve.cli.options import (
     JSON_HELP,
     OPTIONS,
@@ -76,9 +76,11 @@ for _command in (
     galleries.search,
     galleries.expire,
     images.kinship,
+    bulk.bulk,
     servers.bench,
 ):
     app.command()(_command)
+app.add_typer(archives.gallery_app, name="gallery")
 
 
 def main() -> None:
