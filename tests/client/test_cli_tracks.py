@@ -140,7 +140,7 @@ def test_ctrl_c_keeps_what_was_followed(
     options = ("--tracks", "--table", "t.csv", "--timeline", "t.png")
     outcome = run("attributes", "v.avi", *options)
     assert outcome.code == 130
-    assert "interrupted after 1 frames" in outcome.err
+    assert "interrupted after 1 of " in outcome.err
     assert len((tmp_path / "t.csv").read_text().splitlines()) == 3
     assert (tmp_path / "t.png").exists()
 

@@ -25,15 +25,17 @@ from personserve.cli.answers import (
 from personserve.cli.detection import detect_people
 from personserve.cli.drawing import write_image
 from personserve.cli.frames import Frame, Video
-from personserve.cli.interrupts import deferred_interrupt
+from personserve.cli.interrupts import (
+    INTERRUPTED,
+    deferred_interrupt,
+    exit_if_interrupted,
+    print_interruption,
+)
 from personserve.cli.options import error_console, print_error
 from personserve.cli.output import print_plain
 from personserve.cli.results import Results
 from personserve.cli.sources import Source
 from personserve.cli.videos import VideoFile
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C in a file, as a shell reports it."""
 
 LIVE_RATE_HZ = 10.0
 """Frame rate of the annotated video of a camera; frames are repeated or left out so
@@ -163,7 +165,7 @@ def show_video(
         finally:
             count = results.frame_count - before[0]
             if stop.is_set():
-                _print_interruption(video, count, limit)
+                print_interruption(video, count, limit)
             of_all = "" if video.frame_count is None else f" (of {video.frame_count})"
             results.print_text(
                 f"{count} frames{of_all}, {results.detection_count - before[1]} "
@@ -171,8 +173,7 @@ def show_video(
             )
             if file.codec:
                 results.written.append(f"{output}: {file.codec}; {rate_text}")
-    if stop.is_set() and not video.is_live:
-        raise typer.Exit(INTERRUPTED)
+    exit_if_interrupted(video, stop)
 
 
 def choose_rate(video: Video, limit: int | None) -> tuple[float, str]:
@@ -227,13 +228,6 @@ def _summarise(paths: Sequence[Path]) -> list[str]:
         return [str(path) for path in paths]
     folder = os.path.commonpath([path.parent for path in paths])
     return [f"{len(paths)} annotated images to {folder}"]
-
-
-def _print_interruption(video: Video, count: int, limit: int | None) -> None:
-    total = video.count(limit)
-    verb = "stopped" if video.is_live else "interrupted"
-    of_all = "" if total is None else f" of {total}"
-    print_plain(f"{verb} after {count}{of_all} frames", error_console)
 
 
 def _show_frames(

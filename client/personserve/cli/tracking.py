@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-import typer
-
 from personserve._client import Client
 from personserve._errors import InvalidInputError
-from personserve.cli.analysis import DEFAULT_RATE_HZ, INTERRUPTED, choose_rate
+from personserve.cli.analysis import DEFAULT_RATE_HZ, choose_rate
 from personserve.cli.drawing import write_image
 from personserve.cli.frames import Frame, Video
-from personserve.cli.interrupts import deferred_interrupt
-from personserve.cli.options import error_console
-from personserve.cli.output import print_json, print_plain
+from personserve.cli.interrupts import (
+    deferred_interrupt,
+    exit_if_interrupted,
+    print_interruption,
+)
+from personserve.cli.output import print_json
 from personserve.cli.results import Results
 from personserve.cli.sources import Source
 from personserve.cli.tables import TrackFile
@@ -141,10 +142,8 @@ def show_tracks(
             if file.codec:
                 results.written.append(f"{output}: {file.codec}; {rate_text}")
             if stop.is_set():
-                text = f"interrupted after {tracks.counts.frames} frames"
-                print_plain(text, error_console)
-    if stop.is_set() and not video.is_live:
-        raise typer.Exit(INTERRUPTED)
+                print_interruption(video, tracks.counts.frames, limit)
+    exit_if_interrupted(video, stop)
 
 
 def _finish(
