@@ -183,6 +183,10 @@ def description_from_config(config: Any) -> ModelDescription:
 TOO_LARGE = re.compile(r"^(?!SERVER).*message larger than max")
 """gRPC's message of an answer above the limit; a server's own begins with SERVER."""
 
+RESET = re.compile(r"Received RST_STREAM with error code")
+"""gRPC's message of a call that the other end has cut off. nginx does so with a stream
+whose server has gone: it is a broken connection, and not an answer of the server."""
+
 MESSAGES: Mapping[type, tuple[str, Callable[[Any], Any]]] = {
     DescribeModel: (
         "ModelConfig",
@@ -242,4 +246,6 @@ def error_from_rpc_error(
     reason = str(exc.details())
     if status == "RESOURCE_EXHAUSTED" and TOO_LARGE.search(reason):
         return too_large_error(request, MAX_REPLY_BYTES)
+    if status in {"INTERNAL", "UNKNOWN"} and RESET.search(reason):
+        status = "UNAVAILABLE"
     return error_from_status(status, reason, request, connection.address)
