@@ -28,6 +28,7 @@ import typer
 from torch import Tensor
 
 from builders.benchmarks.training_speed import Speed, measure_speeds
+from builders.benchmarks.vtest_tracks import load_crops
 from builders.ops.placement import placement_from_model
 from builders.progress import no_progress
 from builders.quantisation.calibration import calibrate, compute_held_out_reference
@@ -43,7 +44,7 @@ from builders.training.recipes import Length, read_recipe
 from builders.training.scores import retrieval_scores
 from builders.training.training import TrainingOptions, train_on
 from builders.weights import StandIn, read_checkpoint, stand_in_weights
-from personserve.images.crops import resize_image
+from personserve.images.crops import CropShape, resize_image
 from personserve.internal.machine import describe_machine
 from personserve.internal.report import Report
 from personserve.internal.sections import Section, Table
@@ -84,7 +85,7 @@ def run(
 ) -> None:
     """Train ReID on tracks of people and compare it on later tracks."""
     (model,) = models([name])
-    train, test = read_people(people, model)
+    train, test, counts = read_people(people, model)
     typer.echo(f"training: {_count(train)}; test: {_count(test)}")
     # the test's figures count from third to third of a track only
     rows = np.flatnonzero(test.cameras != 1)
@@ -108,14 +109,14 @@ def run(
         folder = output / "calibration"
         table += _measure_int8(model, trained, train, test, folder, finetune_steps)
     speeds = measure_speeds(speed_steps, speed_batch) if speed_steps else []
-    report = _assemble(model, train, test, table, speeds, people)
+    report = _assemble(model, train, test, table, speeds, counts)
     page = report.write(output)
     typer.echo(report.to_markdown())
     typer.echo(f"wrote {page}")
 
 
-def read_people(path: Path, model: Model) -> tuple[Examples, Examples]:
-    """Return the examples of both sides of the split in time.
+def read_people(path: Path, model: Model) -> tuple[Examples, Examples, dict[str, int]]:
+    """Return the examples of both sides of the split in time, and what was dropped.
 
     A crop's camera is the third of its track's crops that it is in.
 
@@ -124,19 +125,10 @@ def read_people(path: Path, model: Model) -> tuple[Examples, Examples]:
         model: The model, for the size of the crops.
     """
     shape = model.images[0].crop_shape
-    with np.load(path, allow_pickle=False) as file:
-        stream, ends = file["jpeg"], file["ends"]
-        tracks, frames = file["tracks"], file["frames"]
-        split = int(file["split_frame"])
-    starts = np.concatenate(([0], ends[:-1]))
-    crops = np.stack(
-        [
-            resize_image(
-                np.asarray(cv2.imdecode(stream[a:b], cv2.IMREAD_COLOR), np.uint8), shape
-            )[..., ::-1]
-            for a, b in zip(starts, ends, strict=True)
-        ]
-    )
+    kept, split, counts = load_crops(path)
+    tracks = np.array([sighting.track for sighting in kept], np.int64)
+    frames = np.array([sighting.frame for sighting in kept], np.int64)
+    crops = np.stack([_decode(sighting.jpeg, shape) for sighting in kept])
     thirds = np.zeros(len(tracks), np.int64)
     for track in np.unique(tracks):
         rows = np.flatnonzero(tracks == track)
@@ -153,7 +145,13 @@ def read_people(path: Path, model: Model) -> tuple[Examples, Examples]:
     )
     is_train = frames < split
     parts = [every.select(np.flatnonzero(mask)) for mask in (is_train, ~is_train)]
-    return replace(parts[0], name="training"), replace(parts[1], name="test")
+    first, second = replace(parts[0], name="training"), replace(parts[1], name="test")
+    return first, second, counts
+
+
+def _decode(jpeg: bytes, shape: CropShape) -> npt.NDArray[np.uint8]:
+    pixels = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    return np.asarray(resize_image(np.asarray(pixels, np.uint8), shape)[..., ::-1])
 
 
 def _count(part: Examples) -> str:
@@ -305,7 +303,7 @@ def _assemble(
     test: Examples,
     table: list[tuple[str, Scores]],
     speeds: list[Speed],
-    people: Path,
+    counts: Mapping[str, int],
 ) -> Report:
     rows = [
         [how, f"{s['rank-1']:.1%}", f"{s['mAP']:.1%}", f"{s['queries']:.0f}"]
@@ -326,13 +324,11 @@ def _assemble(
             "The peak is a BF16 matrix product of 8192 rows, measured in this run.",
         ),
     ]
-    with np.load(people, allow_pickle=False) as file:
-        counts = {str(k): str(v) for k, v in file["counts"]}
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     facts = {
         "training": _count(train),
         "test": _count(test),
-        **counts,
+        **{key: str(value) for key, value in sorted(counts.items())},
         "GPU": gpu,
         "torch": torch.__version__,
         "date": datetime.now(timezone.utc).date().isoformat(),

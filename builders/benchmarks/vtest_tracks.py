@@ -1,23 +1,24 @@
 """Self-labelled people of a video: crops whose identity is the number of a track.
 
-OpenCV's HOG detector finds upright people, ByteTrack numbers them. No person looks at
-the result, so what is ambiguous is dropped, and counted:
+OpenCV's HOG detector finds upright people, ByteTrack numbers them. A track that begins
+where another one has just ended, and is the only one that could continue it, is the
+same person. No person looks at the result, so what is ambiguous is dropped, and
+counted:
 
 - crops whose box overlaps another one (two people in one crop),
+- tracks that several others could continue, or that could continue several others,
 - tracks with a jump between two detections (perhaps two people with one number),
-- tracks that begin near the place where another one has just ended (perhaps one person
-  with two numbers),
 - tracks that are on both sides of the split in time,
 - tracks with too few crops.
 
-The output is one file of JPEG-coded crops, small enough to be carried to a machine with
-a GPU.
+The output is one file with all boxes and JPEG-coded crops, small enough to be carried
+to a machine with a GPU; tracks are joined and dropped when it is read.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,10 +41,17 @@ MAX_OVERLAP = 0.2
 MAX_JUMP = 0.6
 """Largest step between two detections, in widths of the box for each frame between."""
 
-HANDOVER_S = 4.0
-HANDOVER_WIDTHS = 4.0
-"""A track that begins within this time and distance of another one's end is ambiguous.
+MAX_GAP_FRAMES = 20
+"""Frames for which the tracker remembers a person (2 s at 10 Hz)."""
+
+HANDOVER_S = 3.0
+HANDOVER_WIDTHS = 1.5
+"""A track may continue another one if it begins within this time after its end, and
+this near to the place where its last velocity leads.
 """
+
+VELOCITY_SIGHTINGS = 6
+"""Detections that the last velocity is measured over; HOG's boxes tremble."""
 
 MIN_CROPS = 8
 JPEG_QUALITY = 95
@@ -77,14 +85,43 @@ def prepare(
 ) -> None:
     """Detect, track and cut out people, and write crops with identities."""
     sightings, frames, rate_hz = follow_people(video)
-    kept, counts = choose_crops(sightings, frames, rate_hz)
-    arrays = pack(kept, frames)
     with atomic_write(output) as partial, partial.open("wb") as file:
-        np.savez(file, **arrays, counts=np.array(sorted(counts.items())))
-    typer.echo(f"{frames} frames, {len(sightings)} detections with a number")
+        np.savez(
+            file,
+            jpeg=np.frombuffer(b"".join(s.jpeg for s in sightings), np.uint8),
+            sizes=np.array([len(s.jpeg) for s in sightings], np.int64),
+            tracks=np.array([s.track for s in sightings], np.int64),
+            frames=np.array([s.frame for s in sightings], np.int64),
+            boxes=np.stack([s.box for s in sightings]).astype(np.float32),
+            video=np.array([frames, rate_hz], np.float64),
+        )
+    kept, counts = choose_crops(sightings, frames, rate_hz)
+    typer.echo(f"{frames} frames, {len(sightings)} detections, {len(kept)} crops kept")
     for reason, count in sorted(counts.items()):
         typer.echo(f"{reason}: {count}")
     typer.echo(f"wrote {output}, {output.stat().st_size / 1e6:.1f} MB")
+
+
+def load_crops(path: Path) -> tuple[list[Sighting], float, dict[str, int]]:
+    """Return the unambiguous crops of a file, and what was dropped, by reason.
+
+    Args:
+        path: A file that `prepare` wrote.
+
+    Returns:
+        The crops, the number of the frame that splits training and test, and counts.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        data = file["jpeg"].tobytes()
+        ends = np.cumsum(file["sizes"])
+        columns = file["frames"], file["tracks"], file["boxes"], file["sizes"], ends
+        frames, rate_hz = file["video"]
+    sightings = [
+        Sighting(int(frame), int(track), box, data[end - size : end])
+        for frame, track, box, size, end in zip(*columns, strict=True)
+    ]
+    kept, counts = choose_crops(sightings, int(frames), float(rate_hz))
+    return kept, TRAIN_SHARE * float(frames), counts
 
 
 def follow_people(video: Path) -> tuple[list[Sighting], int, float]:
@@ -147,29 +184,30 @@ def choose_crops(
     tracks: dict[int, list[Sighting]] = {}
     for sighting in sightings:
         tracks.setdefault(sighting.track, []).append(sighting)
+    counts: Counter[str] = Counter({"tracks of the tracker": len(tracks)})
+    tracks, ambiguous = _join_tracks(tracks, rate_hz)
+    counts["people after joining tracks"] = len(tracks)
     split = TRAIN_SHARE * frames
-    handovers = _find_handovers(tracks, rate_hz)
-    counts: Counter[str] = Counter()
     kept: list[Sighting] = []
     for number, track in tracks.items():
         crops = [s for s in track if s.jpeg]
         counts["crops dropped, overlap"] += len(track) - len(crops)
         if track[0].frame < split <= track[-1].frame:
             reason = "on both sides of the split"
+        elif number in ambiguous:
+            reason = "several may continue it"
         elif _has_jump(track):
             reason = "jump"
-        elif number in handovers:
-            reason = "perhaps the person of another track"
         elif len(crops) < MIN_CROPS:
             reason = f"fewer than {MIN_CROPS} crops"
         else:
-            part = "training" if track[-1].frame < split else "held out"
-            counts[f"tracks kept, {part}"] += 1
+            part = "training" if track[-1].frame < split else "test"
+            counts[f"people kept, {part}"] += 1
             counts[f"crops kept, {part}"] += len(crops)
-            kept += crops
+            kept += [replace(crop, track=number) for crop in crops]
             continue
-        counts[f"tracks dropped, {reason}"] += 1
-        counts["crops dropped with their track"] += len(crops)
+        counts[f"people dropped, {reason}"] += 1
+        counts["crops dropped with them"] += len(crops)
     return kept, dict(counts)
 
 
@@ -179,6 +217,8 @@ def _centre(box: Boxes) -> Boxes:
 
 def _has_jump(track: list[Sighting]) -> bool:
     for before, after in pairwise(track):
+        if after.frame - before.frame > MAX_GAP_FRAMES:
+            continue  # two joined tracks, which were compared already
         step = np.linalg.norm(_centre(after.box) - _centre(before.box))
         width = before.box[2] - before.box[0]
         # HOG's boxes change their size from frame to frame by a scale step
@@ -187,37 +227,44 @@ def _has_jump(track: list[Sighting]) -> bool:
     return False
 
 
-def _find_handovers(tracks: dict[int, list[Sighting]], rate_hz: float) -> set[int]:
-    """Return the shorter one of each two tracks that may be of one person."""
-    handovers = set()
-    for first in tracks.values():
-        end = first[-1]
-        for second in tracks.values():
-            start = second[0]
-            gap_s = (start.frame - end.frame) / rate_hz
-            if not 0 < gap_s <= HANDOVER_S:
-                continue
-            width = end.box[2] - end.box[0]
-            distance = np.linalg.norm(_centre(start.box) - _centre(end.box))
-            if distance < HANDOVER_WIDTHS * width:
-                handovers.add(min(first, second, key=len)[0].track)
-    return handovers
-
-
-def pack(kept: list[Sighting], frames: int) -> dict[str, npt.NDArray[Any]]:
-    """Return arrays: JPEG bytes one after the other, their ends, tracks and frames.
+def _join_tracks(
+    tracks: dict[int, list[Sighting]], rate_hz: float
+) -> tuple[dict[int, list[Sighting]], set[int]]:
+    """Join tracks that continue each other; return also the numbers of ambiguous ones.
 
     Args:
-        kept: The crops.
-        frames: Number of frames of the video.
+        tracks: Detections by number of the track.
+        rate_hz: Frames per second.
     """
-    return {
-        "jpeg": np.frombuffer(b"".join(s.jpeg for s in kept), np.uint8),
-        "ends": np.cumsum([len(s.jpeg) for s in kept]).astype(np.int64),
-        "tracks": np.array([s.track for s in kept], np.int64),
-        "frames": np.array([s.frame for s in kept], np.int64),
-        "split_frame": np.array(round(TRAIN_SHARE * frames)),
-    }
+    after: dict[int, list[int]] = {number: [] for number in tracks}
+    before: dict[int, list[int]] = {number: [] for number in tracks}
+    for first, track in tracks.items():
+        for second, other in tracks.items():
+            if _may_continue(track, other[0], rate_hz):
+                after[first].append(second)
+                before[second].append(first)
+    ambiguous = {n for n in tracks if len(after[n]) > 1 or len(before[n]) > 1}
+    joined: dict[int, list[Sighting]] = {}
+    name: dict[int, int] = {}
+    for number in sorted(tracks, key=lambda n: tracks[n][0].frame):
+        sources = before[number]
+        is_certain = len(sources) == 1 and len(after[sources[0]]) == 1
+        name[number] = name[sources[0]] if is_certain else number
+        joined.setdefault(name[number], []).extend(tracks[number])
+    return joined, {name[number] for number in ambiguous}
+
+
+def _may_continue(track: list[Sighting], start: Sighting, rate_hz: float) -> bool:
+    end, earlier = track[-1], track[-min(len(track), VELOCITY_SIGHTINGS)]
+    gap = start.frame - end.frame
+    if not 0 < gap <= HANDOVER_S * rate_hz:
+        return False
+    time = max(1, end.frame - earlier.frame)
+    velocity = (_centre(end.box) - _centre(earlier.box)) / time
+    expected = _centre(end.box) + velocity * gap
+    width = float(end.box[2] - end.box[0])
+    distance = float(np.linalg.norm(_centre(start.box) - expected))
+    return distance < HANDOVER_WIDTHS * width
 
 
 if __name__ == "__main__":

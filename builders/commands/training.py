@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 PANEL = "Training"
 
 NEEDS_OPERATIONS = "train it where it was made, and import the result"
-LEAK_RULES = ("stop", "drop", "keep")
 
 
 @app.command("train", rich_help_panel=PANEL)
@@ -115,7 +114,7 @@ def train_model(
     are first searched for common people and nearly identical images.
     """
     from builders.training.recipes import read_recipe
-    from builders.training.training import TrainingOptions, train
+    from builders.training.training import LEAK_RULES, TrainingOptions, train
 
     one_of("--leaks", leaks, LEAK_RULES)
     plan = _adjust(read_recipe(recipe), epochs, batch, seed)
