@@ -47,12 +47,19 @@ def _build(repository: Repository, options: BuildOptions = FP16) -> BuildResult:
     return build("rtx", GENDER, StandIn(), repository, options)
 
 
-@pytest.fixture
-def built(tmp_path: Path) -> Repository:
-    repository = Repository(tmp_path)
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    repository = Repository(tmp_path_factory.mktemp("plans"))
     render_repository(repository)
     _build(repository)
     return repository
+
+
+@pytest.fixture
+def built(first: Repository, tmp_path: Path) -> Repository:
+    """A copy of the built repository, which a test may change."""
+    shutil.copytree(first.root, tmp_path, dirs_exist_ok=True)
+    return Repository(tmp_path)
 
 
 def _plan(repository: Repository) -> Path:
@@ -84,6 +91,7 @@ def test_a_plan_has_a_record_and_what_runs_it(built: Repository) -> None:
     assert expected.items() <= record.items()
     files = {path.name for path in _plan(built).parent.iterdir()}
     rendered = {"plan_model.py", "engine.py", "cpu_model.py", "cpu_session.py"}
+    rendered |= {"core_slots.py"}
     rendered |= {"deadlines.py", "failures.py", "pause_watchdog.py", "refusals.py"}
     assert files == {"model.plan", "model.plan.json"} | rendered
 

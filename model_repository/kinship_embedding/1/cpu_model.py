@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from core_slots import CoreSlots
 from cpu_session import open_session, split_feed
 from deadlines import AbandonedError, Deadlines
 from failures import Failures
@@ -36,6 +37,7 @@ class TritonPythonModel:
         self._session = open_session(path, record, threads=1)
         self._failures = Failures(args)
         self._deadlines = Deadlines()
+        self._slots = CoreSlots()
         self._idle_since_s = -BUSY_S
         self._watchdog = PauseWatchdog()
 
@@ -62,8 +64,9 @@ class TritonPythonModel:
         chunks = []
         try:
             for index, part in enumerate(split_feed(feed)):
-                deadline.check() if index or waited else deadline.check_time()
-                chunks.append(self._session.run(part))
+                with self._slots.take():
+                    deadline.check() if index or waited else deadline.check_time()
+                    chunks.append(self._session.run(part))
         except AbandonedError as exc:
             return self._failures.respond(request, Reason.CANCELLED, str(exc))
         except Exception as exc:  # noqa: BLE001 - its errors share no base class
