@@ -13,6 +13,7 @@ import pytest
 from builders.deployment.rules import SCALING_SIGNAL, render_rules
 from builders.repository.layout import Repository
 from builders.serve.endpoints import Ports
+from builders.serve.run import HEALTH_PORT
 from builders.serve.tritonserver import EXIT_TIMEOUT_S, TritonServer
 from tests.deploy.tools import CHART, container_of, run_helm, select, template
 
@@ -32,6 +33,7 @@ MATRIX = {
     "keda": ("autoscaling.kind=keda", "repository.existingClaim=models"),
     "stock": (*STOCK, "access.token=true", "models={person_attributes}"),
     "supervised GPU": ("target=tensorrt", "networkPolicy.enabled=false"),
+    "proxy": ("proxy.enabled=true", "proxy.config=a: b", "proxy.tlsSecretName=t"),
     "kserve": (*STOCK, "kserve.enabled=true", "kserve.storageUri=s3://a/b"),
 }
 VERSIONS = [
@@ -96,6 +98,7 @@ def test_a_wrong_field_is_noticed() -> None:
         ("supervised=false", "supervised"),
         ("access.token=true", "secretName"),
         ("cores=0", "cores"),
+        ("proxy.enabled=true", "tlsSecretName"),
         ("core=4", "core"),
         ("models={person_genderr}", "no model"),
         ("kserve.enabled=true,autoscaling.kind=keda", "kind"),
@@ -164,7 +167,8 @@ def test_the_grace_period_covers_the_whole_drain(delay: int, timeout: int) -> No
     container = container_of(documents)
     assert container["lifecycle"]["preStop"]["sleep"]["seconds"] == delay
     assert f"--drain-timeout={timeout}" in container["args"]
-    needed = delay + timeout + EXIT_TIMEOUT_S
+    assert "--drain-delay=2" in container["args"]
+    needed = delay + 2 + timeout + EXIT_TIMEOUT_S
     assert pod["terminationGracePeriodSeconds"] > needed
     stock = container_of(template([*STOCK, *values]))
     assert f"--exit-timeout-secs={timeout}" in stock["args"]
@@ -213,6 +217,23 @@ def test_pods_are_restricted(name: str) -> None:
         assert container["resources"]["limits"]["memory"]
     volumes = {each["name"]: each for each in pod["volumes"]}
     assert volumes["shm"]["emptyDir"]["medium"] == "Memory"
+
+
+def test_the_network_policy_lets_the_proxy_in() -> None:
+    documents = _render("proxy")
+    (proxy,) = (
+        each["spec"]["template"]["metadata"]["labels"]
+        for each in documents
+        if each["kind"] == "Deployment" and each["metadata"]["name"].endswith("-proxy")
+    )
+    policy = select(documents, "NetworkPolicy")["spec"]
+    rule = policy["ingress"][0]
+    wanted = rule["from"][0]["podSelector"]["matchLabels"]
+    assert wanted.items() <= proxy.items()
+    # Envoy asks for /ready (deploy/proxy/envoy.yaml)
+    assert {each["port"] for each in rule["ports"]} == {Ports.grpc, HEALTH_PORT}
+    guarded = policy["podSelector"]["matchLabels"]
+    assert not guarded.items() <= proxy.items(), "the proxy takes requests from all"
 
 
 def test_only_a_closed_server_is_not_exposed() -> None:

@@ -36,6 +36,6 @@ builders/deployment/figures.py explains the terms.
 {{- if ne .Values.target "cpu" -}}
   {{- $memory_mib = add $memory_mib (mul 1024 (trimSuffix "Gi" .Values.gpu.hostMemory | int64)) -}}
 {{- end -}}
-{{- $grace := add .Values.drain.delaySeconds .Values.drain.timeoutSeconds (int64 $all.exit_timeout_s) 5 -}}
+{{- $grace := add .Values.drain.delaySeconds .Values.drain.unreadySeconds .Values.drain.timeoutSeconds (int64 $all.exit_timeout_s) 5 -}}
 {{- dict "models" $models "instances" $instances "reserved_bytes" $reserved "shm_mib" $shm_mib "memory_mib" $memory_mib "grace_s" $grace "ports" $all.ports "start_s" $all.start_timeout_s "restrictions" $all.restrictions "token_restrictions" $all.token_restrictions "metrics_port" (ternary $all.ports.health $all.ports.metrics .Values.supervised) "scaling" $all.scaling | toJson -}}
 {{- end -}}

@@ -22,6 +22,7 @@ args:
   {{- if not (and .Values.tls.secretName .Values.access.token) }}
   - --exposed
   {{- end }}
+  - --drain-delay={{ .Values.drain.unreadySeconds }}
   - --drain-timeout={{ .Values.drain.timeoutSeconds }}
   - --metrics-config=summary_latencies=true
 {{- else }}
