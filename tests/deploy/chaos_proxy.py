@@ -176,7 +176,7 @@ def run_chaos(
     fleet: Fleet,
     address: str,
     calls: int,
-    events: tuple[Callable[[Fleet], str], ...] = EVENTS,
+    log: Callable[[str], None],
 ) -> Outcome:
     """Send calls while events happen to the servers.
 
@@ -184,7 +184,7 @@ def run_chaos(
         fleet: The servers.
         address: The address that clients use.
         calls: Number of calls, and more until every event has happened.
-        events: What happens, in this order.
+        log: Called with a summary after each event.
     """
     with fleet.open_client(address) as client:
         before = np.array(fleet.count_answers())
@@ -192,8 +192,9 @@ def run_chaos(
             load.wait_for(int(calls * EVEN_SHARE))
             answered = np.array(fleet.count_answers()) - before
             load.outcome.shares = list(answered / answered.sum())
-            for event in events:
+            for event in EVENTS:
                 load.outcome.events.append(event(fleet))
+                log(load.outcome.text())
                 time.sleep(SETTLING_S)
             load.wait_for(calls)
     return load.outcome
@@ -241,7 +242,7 @@ def main(
     with open_fleet(build_model(repository)) as fleet:
         for way in ways:
             with open_way(fleet, way) as address:
-                outcome = run_chaos(fleet, address, calls)
+                outcome = run_chaos(fleet, address, calls, typer.echo)
             typer.echo(f"{way}: {outcome.text()}")
             failed += outcome.failed
     raise typer.Exit(code=1 if failed else 0)
