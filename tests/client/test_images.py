@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import time
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -65,17 +64,18 @@ def test_a_webp_of_several_parts(tmp_path: Path) -> None:
     assert _read_size(path.read_bytes()) == (33, 44)
 
 
-def test_a_small_file_that_claims_gigabytes_is_not_decoded() -> None:
+def test_a_small_file_that_claims_gigabytes_is_not_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     rng = np.random.default_rng(0)
     small = cv2.imencode(".png", rng.integers(0, 256, (9, 9, 3), dtype=np.uint8))[1]
     bomb = bytearray(small.tobytes())
     bomb[16:24] = struct.pack(">II", 60_000, 60_000)
-    began = time.monotonic()
+    monkeypatch.setattr(cv2, "imdecode", None)
     with pytest.raises(
         InvalidInputError, match="60000x60000 is 3,600,000,000 pixels, over"
     ):
         read_pixels(bytes(bomb), "frame")
-    assert time.monotonic() - began < 1
 
 
 @pytest.mark.parametrize("data", [b"x", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF"])

@@ -130,10 +130,9 @@ def test_a_stateful_model_is_asked_once() -> None:
 
 def test_pauses_do_not_outlast_the_deadline() -> None:
     wire = Scripted(GONE)
-    began = time.monotonic()
     with pytest.raises(ServerUnavailableError):
         send_request(wire, retry=Retry(50, 0.05, 0.05), timeout_s=0.2)
-    assert time.monotonic() - began < 1
+    assert len(wire.sent) < 50, "the deadline comes first"
     assert all(0 < (timeout or 0) <= 0.2 for timeout in wire.timeouts)
 
 

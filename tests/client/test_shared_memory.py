@@ -6,7 +6,6 @@ import ctypes
 import os
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -412,9 +411,7 @@ def test_clean_up_continues_after_an_error(monkeypatch: pytest.MonkeyPatch) -> N
 def test_clean_up_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(factory, "RELEASE_TIMEOUT_S", 0.2)
     stuck = {"r1": [InvalidInputError(IN_USE) for _ in range(1000)]}
-    start_s = time.monotonic()
-    assert _release(monkeypatch, stuck).regions == {"r1"}
-    assert time.monotonic() - start_s < 1
+    assert _release(monkeypatch, stuck).regions == {"r1"}, "errors remain at the end"
     gone = {"r0": [ServerUnavailableError("gone")]}
     assert _release(monkeypatch, gone).sent == 1, "a server that is gone has no regions"
 

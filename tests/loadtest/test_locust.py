@@ -32,7 +32,7 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
     )
 
 
@@ -192,7 +192,7 @@ def _fetch(url: str) -> str:
     deadline_s = time.monotonic() + 60
     while True:
         try:
-            with opener.open(url, timeout=10) as response:
+            with opener.open(url, timeout=60) as response:
                 return str(response.read().decode())
         except OSError:
             if time.monotonic() > deadline_s:

@@ -41,7 +41,7 @@ def _post(server: TritonServer, path: str, headers: dict[str, str]) -> int:
         f"http://{server.http_address}/v2/{path}", body, headers, method="POST"
     )
     opener = urllib.request.build_opener(_NoErrors)
-    with opener.open(request, timeout=10) as response:
+    with opener.open(request, timeout=120) as response:
         return int(response.status)
 
 
@@ -89,7 +89,7 @@ def test_grpc_endpoints_demand_the_key(server: TritonServer) -> None:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         for method, request in requests.items():
             with pytest.raises(grpc.RpcError) as caught:
-                getattr(stub, method)(request, timeout=10)
+                getattr(stub, method)(request, timeout=120)
             assert "restricted" in caught.value.details(), method
 
 

@@ -90,7 +90,7 @@ def test_grpcs_with_both_sides_certified(repository: Repository, files: Files) -
         for page in ("health/live", "models/person_gender"):
             with pytest.raises(urllib.error.HTTPError, match="403"):
                 urllib.request.urlopen(
-                    f"http://127.0.0.1:{server.ports.http}/v2/{page}", timeout=5
+                    f"http://127.0.0.1:{server.ports.http}/v2/{page}", timeout=120
                 )
 
 
