@@ -31,6 +31,7 @@ from builders.repository.versions import FIRST_VERSION
 from builders.serve.tritonserver import Ports, TritonServer
 from builders.spec.catalogue import models
 from builders.spec.model import Model
+from builders.verify import reference
 from builders.weights import StandIn, standin
 from personserve import Client
 from tests import statistics_cache
@@ -50,11 +51,10 @@ SHARED_SERVER = (
     "tests/builders/test_plans.py::test_the_doctor_finds_nothing_wrong",
     "tests/served/test_access.py",
     "tests/served/test_attributes.py",
+    "tests/served/test_bulk.py",
     "tests/served/test_cli.py",
     "tests/served/test_clients.py",
     "tests/served/test_examples.py",
-    "tests/served/test_kinship.py",
-    "tests/served/test_loadtest.py",
     "tests/served/test_logs.py",
     "tests/served/test_numpy_2.py",
     "tests/served/test_overload.py",
@@ -92,8 +92,24 @@ by their input alone, so that a failure of theirs is never repeated.
 """
 
 
-def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
-    """Refuse tests that use the server and are not among SHARED_SERVER."""
+MAX_REPETITIONS = 5
+"""Repetitions in one run. More failures are no pause of the machine, and each may wait
+for a server that does not start."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Limit repetitions, where pytest-rerunfailures is there."""
+    if config.pluginmanager.hasplugin("rerunfailures"):
+        config.option.max_suite_reruns = MAX_REPETITIONS
+
+
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Function]
+) -> None:
+    """Refuse tests that use the server and are not among SHARED_SERVER.
+
+    Those of REPEATED get the mark of pytest-rerunfailures.
+    """
     strangers = [
         item.nodeid
         for item in items
@@ -110,9 +126,10 @@ def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
             f"{', '.join(strangers)}"
         )
     items.sort(key=lambda item: not item.nodeid.startswith(FIRST))
-    for item in items:
-        if item.nodeid.startswith(REPEATED):
-            item.add_marker(pytest.mark.flaky(reruns=1))
+    if config.pluginmanager.hasplugin("rerunfailures"):
+        for item in items:
+            if item.nodeid.startswith(REPEATED):
+                item.add_marker(pytest.mark.flaky(reruns=1))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -174,7 +191,17 @@ def _lock(repository: Repository, name: str, flags: int = 0) -> Iterator[None]:
 
 
 def _build_first_version(model: Model, repository: Repository) -> None:
-    """Build a model as its first version, whatever an earlier run has left."""
+    """Build a model as its first version, whatever an earlier run has left.
+
+    The build compares a file with torch on one photograph instead of five, because the
+    comparisons of all models take longer than everything else that the tests build.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reference, "PHOTOGRAPHS", reference.PHOTOGRAPHS[:1])
+        _build(model, repository)
+
+
+def _build(model: Model, repository: Repository) -> None:
     result = build("cpu", model, StandIn(), repository, BuildOptions())
     if result.path.parent.name != str(FIRST_VERSION):
         shutil.rmtree(repository.folder(model.name))

@@ -199,6 +199,11 @@ def test_gzip_changes_nothing(
         )
 
 
+def test_stand_ins_of_kinship_are_named(client: Client, photograph: np.ndarray) -> None:
+    answer = client.kinship_matrix([photograph], [photograph[:200], photograph])
+    assert answer.stand_in_weights == ("kinship_embedding", "kinship_pair")
+
+
 @pytest.mark.parametrize("scheme", ["grpc", "http"])
 def test_nobody_there(scheme: str) -> None:
     with Client(f"{scheme}://127.0.0.1:9", retry=Retry(attempts=1)) as client:

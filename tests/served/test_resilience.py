@@ -38,7 +38,7 @@ SHARED_MEMORY = Path("/dev/shm")
 ROUNDING = 2e-6
 """What the company of other crops in a batch changes."""
 
-CALLS, CALLERS, TIMEOUT_S = 500, 8, 60.0
+CALLS, CALLERS, TIMEOUT_S = 200, 8, 60.0
 
 DEFAULT_TIMEOUT_S = 60.0
 """Time for a call that says nothing else; the server hangs for longer."""
