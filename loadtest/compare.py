@@ -11,6 +11,7 @@ system's result is compared with the networks' own before anything is timed.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -149,13 +150,16 @@ def compare(
 
 def _parse_endpoints(servers: Sequence[str]) -> dict[str, Endpoint]:
     """Return the endpoints by name, and refuse what cannot be measured at once."""
-    endpoints = {each.name: each for each in map(parse_endpoint, servers)}
-    taken = {IN_PROCESS, PERSONSERVE, SDK, *BASELINES} & endpoints.keys()
-    if taken or len(endpoints) < len(servers):
+    parsed = list(map(parse_endpoint, servers))
+    counts = Counter(each.name for each in parsed)
+    counts.update([IN_PROCESS, PERSONSERVE, SDK, *BASELINES])
+    taken = [name for name, count in counts.items() if count > 1]
+    if taken:
         raise LoadTestError(
-            f"--server {', '.join(taken) or 'names'}: expected a name for each server "
+            f"--server {', '.join(taken)}: this name is there twice; expected a name "
             "that no other system has"
         )
+    endpoints = {each.name: each for each in parsed}
     for endpoint in endpoints.values():
         describe_tensors(endpoint)
     return endpoints

@@ -98,6 +98,10 @@ def test_no_server_is_one_line(
         (("tune", "m", "--goal", "fast"), "expected p99_ms=LIMIT"),
         (("overhead", "--people", "1,,2"), "--people '1,,2': expected whole numbers"),
         (("compare", "--concurrency", "x"), "--concurrency 'x': expected whole"),
+        (
+            ("compare", *("--server", "a=http://b:1/m") * 2),
+            "--server a: this name is there twice",
+        ),
         (("soak", "--video", "none.avi"), "none.avi: OpenCV reads no frames"),
     ],
 )
