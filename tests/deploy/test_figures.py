@@ -27,7 +27,6 @@ from tests.deploy.tools import container_of, select, template
 
 CHOICES = (
     MAIN_MODELS,
-    ("person_gender",),
     ("person_attributes_shared", "face_attributes_kinship"),
     ("person_attributes_r50_ibn", "kinship_pair", "se_resnet50"),
 )

