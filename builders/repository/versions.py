@@ -1,8 +1,8 @@
-"""Version folders of a model: numbers, new versions, withdrawal and removal.
+"""Version folders of a model: numbers, new versions, hiding and removal.
 
 Triton serves the highest number (`version_policy: latest`). It also takes a folder for
 a version whose name only begins with a number, so `2.old` would be version 2 (Triton
-2.51); the names of withdrawn and partial versions begin with a word.
+2.51); the names of hidden and partial versions begin with a word.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ KEPT_VERSIONS = 3
 """Versions that `build` keeps: the new one, and two to go back to, because the version
 that a server runs may be older than one that was built and not rolled out."""
 
-WITHDRAWN, PARTIAL = "withdrawn-", "partial-"
+WITHDRAWN, PENDING, PARTIAL = "withdrawn-", "pending-", "partial-"
+"""Beginnings of the names of folders that no server loads: a version that was refused
+or rolled back, one that a rollout has yet to judge, and one that is being written."""
 
 
 def list_versions(folder: Path) -> list[int]:
@@ -55,7 +57,7 @@ def add_version(folder: Path) -> Iterator[Path]:
         without an error, and is removed otherwise.
     """
     latest = folder / str(latest_version(folder))
-    numbers = [*list_versions(folder), *_list_withdrawn(folder)]
+    numbers = [*list_versions(folder), *_list_hidden(folder)]
     number = max(numbers, default=FIRST_VERSION) + 1
     partial = folder / f"{PARTIAL}{number}"
     shutil.rmtree(partial, ignore_errors=True)  # of a build that was cut short
@@ -71,44 +73,56 @@ def add_version(folder: Path) -> Iterator[Path]:
         raise
 
 
-def withdraw_versions(folder: Path, above: int) -> list[int]:
+def hide_versions(folder: Path, above: int, name: str = WITHDRAWN) -> list[int]:
     """Hide all versions above a number from servers; the next build removes them.
 
     Args:
         folder: Folder of the model.
         above: The version that becomes the latest.
+        name: Beginning of their names while they are hidden: WITHDRAWN or PENDING.
 
     Returns:
-        Numbers of the hidden versions.
+        Numbers of the hidden versions, also of those that were hidden before.
     """
-    numbers = [number for number in list_versions(folder) if number > above]
-    for number in reversed(numbers):
-        (folder / str(number)).rename(withdrawn_path(folder, number))
-    return numbers
+    numbers = {number for number in list_versions(folder) if number > above}
+    pending = {number for number in _list_hidden(folder, PENDING) if number > above}
+    for number in sorted(numbers | pending, reverse=True):
+        path = folder / str(number) if number in numbers else _hidden(folder, number)
+        path.rename(folder / f"{name}{number}")
+    return sorted(numbers | pending)
 
 
-def restore_version(folder: Path, number: int) -> None:
-    """Make a withdrawn version a version again.
+def show_version(folder: Path, number: int) -> None:
+    """Make a hidden version a version again.
 
     Args:
         folder: Folder of the model.
         number: Number of the version.
     """
-    withdrawn_path(folder, number).rename(folder / str(number))
+    _hidden(folder, number).rename(folder / str(number))
 
 
-def withdrawn_path(folder: Path, number: int) -> Path:
-    """Return the folder of a withdrawn version.
+def latest_pending(folder: Path) -> int | None:
+    """Return the version that a rollout has yet to judge, None if there is none.
+
+    Args:
+        folder: Folder of the model.
+    """
+    return max(_list_hidden(folder, PENDING), default=None)
+
+
+def pending_path(folder: Path, number: int) -> Path:
+    """Return the folder of a version that a rollout has yet to judge.
 
     Args:
         folder: Folder of the model.
         number: Number of the version.
     """
-    return folder / f"{WITHDRAWN}{number}"
+    return folder / f"{PENDING}{number}"
 
 
 def prune_versions(folder: Path, keep: int = KEPT_VERSIONS) -> None:
-    """Remove withdrawn versions, and all but the latest versions.
+    """Remove hidden versions, and all but the latest versions.
 
     Of the first version only built files are removed: its Python files are committed.
 
@@ -116,8 +130,8 @@ def prune_versions(folder: Path, keep: int = KEPT_VERSIONS) -> None:
         folder: Folder of the model.
         keep: Number of versions to keep.
     """
-    for number in _list_withdrawn(folder):
-        shutil.rmtree(withdrawn_path(folder, number))
+    for number in _list_hidden(folder):
+        shutil.rmtree(_hidden(folder, number))
     for number in list_versions(folder)[:-keep]:
         version = folder / str(number)
         if number != FIRST_VERSION:
@@ -128,9 +142,18 @@ def prune_versions(folder: Path, keep: int = KEPT_VERSIONS) -> None:
                 path.unlink()
 
 
-def _list_withdrawn(folder: Path) -> list[int]:
-    names = (path.name.removeprefix(WITHDRAWN) for path in folder.glob(f"{WITHDRAWN}*"))
-    return [int(name) for name in names if name.isdecimal()]
+def _hidden(folder: Path, number: int) -> Path:
+    pending = pending_path(folder, number)
+    return pending if pending.is_dir() else folder / f"{WITHDRAWN}{number}"
+
+
+def _list_hidden(folder: Path, *names: str) -> list[int]:
+    return [
+        int(number)
+        for name in names or (WITHDRAWN, PENDING)
+        for path in folder.glob(f"{name}*")
+        if (number := path.name.removeprefix(name)).isdecimal()
+    ]
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

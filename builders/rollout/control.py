@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,18 +99,22 @@ class ModelControl:
     """
 
     access: ServerAccess
-    _headers: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
         from tritonclient.grpc import InferenceServerClient
 
-        self._headers = self.access.headers()
+        self.access.headers()  # an address without a port is an error here
         ca_file = self.access.ca_file
         self._server = InferenceServerClient(
             self.access.host_port,
             ssl=self.access.has_tls,
             root_certificates=None if ca_file is None else str(ca_file),
         )
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        # read for each call: a server that was restarted has another key
+        return self.access.headers()
 
     def __enter__(self) -> Self:
         return self

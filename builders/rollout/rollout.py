@@ -1,18 +1,24 @@
 """Rollout and rollback of a model's version on a running server.
 
-While a version is verified it is withdrawn: whatever happens to the server or to this
+While a version is verified it is hidden: whatever happens to the server or to this
 process, the next start serves the version before. Only after the candidate has passed
 is it made the latest version again, rendered into the configs, and loaded. Triton loads
 it beside the old one, switches, and retires the old one when its requests are answered.
 Ensembles are loaded with it, because their configs name the weights of their steps.
+
+A supervisor may restart the server at any moment of this, because a process has died.
+A rollout that fails therefore hides the version first, and ends when the server runs
+the version before, or has not come back within RETURN_TIMEOUT_S. A version that was
+refused stays withdrawn. One that was not judged stays pending for the next rollout.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +26,12 @@ from builders.progress import Progress, no_progress
 from builders.repository.layout import ARTEFACTS, Repository, origin_from_record
 from builders.repository.render import render_repository
 from builders.repository.versions import (
-    restore_version,
-    withdraw_versions,
-    withdrawn_path,
+    PENDING,
+    WITHDRAWN,
+    hide_versions,
+    latest_pending,
+    pending_path,
+    show_version,
 )
 from builders.rollout.candidate import (
     find_target,
@@ -44,13 +53,26 @@ from builders.verify.reference import ReferenceAnswers, VerificationError
 from builders.weights import Origin
 from personserve import (
     Client,
+    IncompatibleServerError,
+    InvalidInputError,
     PersonServeError,
-    RequestTimeoutError,
-    ServerUnavailableError,
+    ServerError,
 )
 
 ComputeReference = Callable[[Origin, str], ReferenceAnswers]
 """Returns the answers that a version must give, for its weights and precision."""
+
+RETURN_TIMEOUT_S = 90.0
+"""Time for a server to come back that a supervisor restarts."""
+
+RETURN_INTERVAL_S = 0.25
+
+JUDGEMENTS = (
+    *(LoadError, VerificationError),
+    *(IncompatibleServerError, InvalidInputError, ServerError),
+)
+"""Errors that a version itself has caused. The others say something about the server:
+it is restarted, overloaded, or late."""
 
 CPU_TARGETS = ("cpu", "onnxruntime", "openvino")
 
@@ -103,6 +125,9 @@ def roll_out(
     """
     with _lock(repository, model.name):
         served = _Served.from_server(model, repository, control)
+        pending = latest_pending(served.folder)  # of a rollout that was interrupted
+        if pending is not None and pending > repository.version(model.name):
+            show_version(served.folder, pending)
         version = repository.version(model.name)
         origin, precision = served.read_record(version)
         if version == served.version:
@@ -117,16 +142,16 @@ def roll_out(
             )
         check = _Check(served, reference, precision, version)
         try:
-            served.withdraw_above(served.version)
+            served.hide_above(served.version, PENDING)
             with control.access.open_client() as client:
                 progress(f"verifying version {version} beside {served.version}")
                 check.verify_candidate(client)
                 progress(f"switching to version {version}")
-                restore_version(served.folder, version)
+                show_version(served.folder, version)
                 served.switch_to(version)
                 comparisons = check.verify(client, model.name)
         except BaseException as exc:
-            raise _give_up(served, version, exc) from exc
+            raise _give_up(served, version, exc, progress) from exc
     return VersionChange(model.name, served.version, version, str(origin), comparisons)
 
 
@@ -157,40 +182,36 @@ def roll_back(
                 "and roll them out"
             )
         origin, _ = served.read_record(version)
-        withdrawn = withdraw_versions(served.folder, above=version)
+        hide_versions(served.folder, above=version)
         try:
             served.switch_to(version)
-        except BaseException:
-            for number in withdrawn:
-                restore_version(served.folder, number)
-            with suppress(RolloutError):
-                served.switch_to(served.version)
+        except BaseException as exc:
+            show_version(served.folder, served.version)
+            state = served.return_to(served.version)
+            if isinstance(exc, RolloutError):
+                raise RolloutError(f"{exc}\n{state}") from exc
             raise
     return VersionChange(model.name, served.version, version, str(origin))
 
 
-def _give_up(served: _Served, version: int, exc: BaseException) -> BaseException:
+def _give_up(
+    served: _Served, version: int, exc: BaseException, progress: Progress
+) -> BaseException:
     """Return a server and the repository to the version before; the error to raise."""
     name, before = served.model.name, served.version
-    is_refused = isinstance(exc, (LoadError, VerificationError, PersonServeError))
-    is_refused &= not isinstance(exc, (ServerUnavailableError, RequestTimeoutError))
-    was_loaded = (served.folder / str(version)).is_dir()
-    served.withdraw_above(before)
-    if was_loaded:
-        with suppress(RolloutError):
-            served.switch_to(before)
-    if not is_refused:
-        restore_version(served.folder, version)
-        served.render(version)
+    is_refused = isinstance(exc, JUDGEMENTS)
+    served.hide_above(before, WITHDRAWN if is_refused else PENDING)
+    progress(f"waiting until the server runs version {before}")
+    state = served.return_to(before)
     if not isinstance(exc, (RolloutError, VerificationError, PersonServeError)):
         return exc
-    state = (
-        f"version {version} is withdrawn; build {name} again"
+    state += (
+        f"; version {version} is withdrawn; build {name} again"
         if is_refused
-        else f"version {version} was not judged, so try again"
+        else f"; version {version} was not judged, so roll it out again"
     )
     error = VerificationError if isinstance(exc, VerificationError) else RolloutError
-    return error(f"{exc}\n{name} is served in version {before} as before; {state}")
+    return error(f"{exc}\n{state}")
 
 
 @dataclass(frozen=True)
@@ -237,9 +258,31 @@ class _Served:
             )
         return origin_from_record(record), record.get("precision", "fp32")
 
-    def withdraw_above(self, version: int) -> None:
-        withdraw_versions(self.folder, above=version)
+    def hide_above(self, version: int, name: str) -> None:
+        hide_versions(self.folder, above=version, name=name)
         self.render(version)
+
+    def return_to(self, version: int) -> str:
+        """Have the server run a version, also after a restart; return a text of it.
+
+        The version must be the latest one of the repository.
+        """
+        name, deadline = self.model.name, time.monotonic() + RETURN_TIMEOUT_S
+        while True:
+            try:
+                if self.control.list_versions().get(name) != version:
+                    self.switch_to(version)
+                else:
+                    self.render(version)
+            except RolloutError as exc:
+                if time.monotonic() > deadline:
+                    return (
+                        f"{exc}\n{name} is served in version {version} when the server "
+                        "starts again"
+                    )
+                time.sleep(RETURN_INTERVAL_S)
+            else:
+                return f"{name} is served in version {version} as before"
 
     def render(self, version: int) -> None:
         """Have all configs describe the weights of a version."""
@@ -287,9 +330,9 @@ class _Check:
     version: int
 
     def verify_candidate(self, client: Client) -> None:
-        """Verify the withdrawn version under another name."""
+        """Verify the hidden version under another name."""
         served = self.served
-        path = withdrawn_path(served.folder, self.version)
+        path = pending_path(served.folder, self.version)
         with serve_candidate(
             served.control, served.model, served.repository, served.target, path
         ) as name:

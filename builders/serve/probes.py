@@ -23,7 +23,13 @@ import numpy as np
 from builders.serve.processes import CpuDemand, read_cpu_demand
 from builders.spec.ensemble import Declaration, Ensemble
 from builders.spec.model import Network
-from personserve import Client, PersonServeError, RequestTimeoutError, Retry
+from personserve import (
+    Client,
+    InvalidInputError,
+    PersonServeError,
+    RequestTimeoutError,
+    Retry,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -179,7 +185,7 @@ class HttpProbe:
 
 
 class Silence:
-    """Time without an answer, and what the server did meanwhile.
+    """Time without an answer, and the CPU time that the server used meanwhile.
 
     Args:
         list_pids: Returns the processes whose CPU demand counts.
@@ -215,11 +221,14 @@ class Silence:
 class Canaries:
     """Small inferences of the models that a server has loaded, one after another.
 
-    A model that does not answer is asked again before it is the next one's turn.
+    A model that does not answer is asked again before it is the next one's turn. A
+    rollout may replace a model by one with inputs of other sizes; its refusal has the
+    declarations read again.
 
     Args:
         address: Address of the server, as Client takes it.
-        models: Networks and Python models that take turns.
+        list_models: Returns the networks and Python models that take turns, as the
+            repository serves them now.
         headers: Headers of each request.
         list_pids: Returns the server's processes.
 
@@ -232,14 +241,15 @@ class Canaries:
     def __init__(
         self,
         address: str,
-        models: Sequence[Declaration],
+        list_models: Callable[[], Sequence[Declaration]],
         headers: Mapping[str, str],
         list_pids: Callable[[], Sequence[int]],
     ) -> None:
         self.failures, self.error = 0, ""
         self._client = Client(address, retry=Retry(attempts=1), headers=headers)
         self._list_pids = list_pids
-        self._inputs = {model.name: canary_inputs(model) for model in models}
+        self._list_models = list_models
+        self._inputs = self._make_inputs()
         self._turns = cycle(self._inputs)
         self._model = next(self._turns, None)
 
@@ -261,6 +271,8 @@ class Canaries:
         except RequestTimeoutError:
             if silence.observe() == "idle":
                 error = f"it did not answer within {timeout_s:g} s and computed nothing"
+        except InvalidInputError:
+            self._inputs |= self._make_inputs()
         except PersonServeError as exc:
             # any other error is an answer: overloaded, unloaded, restricted
             if DEAD_PROCESS.search(str(exc)):
@@ -271,6 +283,9 @@ class Canaries:
         else:
             self.failures += 1
             self.error = f"a canary of {self._model} failed: {error}"
+
+    def _make_inputs(self) -> dict[str, dict[str, NDArray[np.generic]]]:
+        return {model.name: canary_inputs(model) for model in self._list_models()}
 
     def close(self) -> None:
         """Close the connection."""

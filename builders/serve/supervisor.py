@@ -79,7 +79,7 @@ Python processes."""
 
 @dataclass(frozen=True)
 class Symptom:
-    """What is wrong with a server.
+    """A fault of a server.
 
     Attributes:
         kind: One of KINDS, for metrics.
@@ -176,7 +176,7 @@ class Supervisor:
             self._silence.end()
 
     def find_symptom(self) -> Symptom | None:
-        """Return what is wrong with the server, None if it is healthy."""
+        """Return the fault of the server, None if it is healthy."""
         code = self._server.exit_code
         if code is not None:
             return Symptom("ended", f"tritonserver {describe_exit(code)}")

@@ -212,13 +212,8 @@ class TritonServer:
 
     def open_canaries(self) -> Canaries | None:
         """Connect for canaries of the loaded models; None if no model suits."""
-        declarations = [
-            declaration
-            for declaration in self._served_declarations()
-            if not isinstance(declaration, Ensemble)
-        ]
         address, headers = self._endpoints.local_client(self._key)
-        return Canaries(address, declarations, headers, self.list_pids)
+        return Canaries(address, self._list_steps, headers, self.list_pids)
 
     def list_pids(self) -> list[int]:
         """Return the processes of the server's session."""
@@ -349,9 +344,13 @@ class TritonServer:
         return command, environment
 
     def _served_declarations(self) -> list[Declaration]:
-        """Return what is loaded, in the variants that the repository serves."""
+        """Return the loaded models, in the variants that the repository serves."""
         known = self.repository.declarations()
         return [known[name] for name in with_steps(self.loaded, known)]
+
+    def _list_steps(self) -> list[Declaration]:
+        served = self._served_declarations()
+        return [each for each in served if not isinstance(each, Ensemble)]
 
     def _shm_bytes(self) -> int:
         declarations = self._served_declarations()

@@ -1,4 +1,4 @@
-"""Supervision of a server: what is found, what is reported, and what is restarted."""
+"""Supervision of a server: symptoms, reports and restarts."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,11 @@ from builders.serve.processes import (
 )
 from builders.serve.supervisor import Supervisor
 from builders.spec.catalogue import catalogue
-from personserve import RequestTimeoutError, ServerUnavailableError
+from personserve import (
+    InvalidInputError,
+    RequestTimeoutError,
+    ServerUnavailableError,
+)
 
 PATIENCE_S = 120.0
 """Time for what takes a second on an idle machine."""
@@ -302,14 +307,18 @@ def test_a_dead_server_is_a_failure(server: Any) -> None:
 
 
 class FakeClient:
-    """Answers, or raises what it is told to."""
+    """Answers, or raises the error that it was given."""
 
     def __init__(self, *_args: object, **_settings: object) -> None:
         self.error: Exception | None = None
         self.models: list[str] = []
+        self.inputs: dict[str, np.ndarray] = {}
 
-    def infer(self, model: str, _inputs: object, *, timeout_s: float) -> None:
+    def infer(
+        self, model: str, inputs: dict[str, np.ndarray], *, timeout_s: float
+    ) -> None:
         self.models.append(model)
+        self.inputs = inputs
         if isinstance(self.error, RequestTimeoutError):
             time.sleep(timeout_s)
         if self.error is not None:
@@ -323,7 +332,7 @@ class FakeClient:
 def canaries(server: Any, monkeypatch: pytest.MonkeyPatch) -> Canaries:
     monkeypatch.setattr(probes, "Client", FakeClient)
     models = [catalogue()[name] for name in ("person_gender", "person_preprocess")]
-    return Canaries("grpc://127.0.0.1:1", models, {}, lambda: [server.pid])
+    return Canaries("grpc://127.0.0.1:1", lambda: models, {}, lambda: [server.pid])
 
 
 def test_a_canary_that_fails_twice_is_a_failure(
@@ -363,6 +372,25 @@ def test_a_canary_in_a_full_queue_is_no_failure(
     client.error = RequestTimeoutError("late")
     for _ in range(3):
         canaries.send(0.2)
+    assert canaries.failures == 0
+
+
+def test_a_canary_follows_a_rollout_to_inputs_of_another_size(
+    server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probes, "Client", FakeClient)
+    name, crops = "person_reid_kd_r18", "crops"
+    served = [catalogue()[name]]
+    canaries = Canaries("grpc://127.0.0.1:1", lambda: served, {}, lambda: [server.pid])
+    client: Any = canaries._client
+    canaries.send(0.1)
+    before = client.inputs[crops].shape
+    served[0] = replace(catalogue()["person_gender"], name=name)  # type: ignore[type-var]
+    client.error = InvalidInputError("another shape")
+    canaries.send(0.1)
+    client.error = None
+    canaries.send(0.1)
+    assert client.inputs[crops].shape == (1, 224, 224, 3) != before
     assert canaries.failures == 0
 
 

@@ -146,7 +146,7 @@ class Admission:
         self._thread.start()
 
     def admit(self, people: int) -> None:
-        """Count a frame that is admitted; whatever its size if nothing waits.
+        """Admit a frame and count its people; one of any size while nothing waits.
 
         Args:
             people: Number of people in the frame.
