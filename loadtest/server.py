@@ -296,6 +296,5 @@ def _fetch_text(address: str, path: str, body: bytes | None = None) -> str:
     except (OSError, HTTPException, ValueError) as exc:
         raise LoadTestError(
             f"no Triton server answers at http://{address}: "
-            f"{getattr(exc, 'reason', exc)}. Is it running (python -m builders serve "
-            "--http)?"
+            f"{getattr(exc, 'reason', exc)}. Start it: python -m builders serve --http"
         ) from exc
