@@ -40,10 +40,11 @@ CHART_TARGETS = (DEFAULT_TARGET, "cpu")
 FP32_BYTES = 4
 
 SERVER_BYTES = 512 << 20
-"""Private memory of tritonserver and of the supervisor, without Python models.
+"""Memory of tritonserver and of the supervisor, without Python models.
 
-Measured with Triton 2.51: 220 MiB after the start (tests/deploy/measure_memory.py). The
-rest is for requests that wait: 64 messages of 4 MiB."""
+Proportional set sizes after the start with Triton 2.51 and `person_attributes`: 25 MiB
+and, for the imported command, 45 MiB. The rest is room for what waits: a raw 1080p frame
+is 6 MiB, and `serve` has 48 requests in a queue of two instances (queue_limits.py)."""
 
 KEY_PLACEHOLDER = "$(PERSONSERVE_KEY)"
 TOKEN_PLACEHOLDER = "$(PERSONSERVE_TOKEN)"  # noqa: S105 - Kubernetes puts the value in
