@@ -3,10 +3,10 @@
     python -m tests.deploy.chaos_proxy --way envoy --calls 10000
 
 Three `serve` processes are behind one name (tests/deploy/fleet.py). Callers share ONE
-client, thus one channel, and one of them sends over a stream. First nothing happens,
-and the share of each server is counted. Then a server gets SIGKILL, another SIGTERM,
-and all are restarted in turn. Every answer is compared with the known one. `--way dns`
-has no proxy in front: the client resolves the name.
+client, thus one channel. First nothing happens, and the share of each server is
+counted. Then one more caller sends over a stream, a server gets SIGKILL, another
+SIGTERM, and all are restarted in turn. Every answer is compared with the known one.
+`--way dns` has no proxy in front: the client resolves the name.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ class Load:
 
     Args:
         client: The client.
-        callers: Number of threads; the last one sends over a stream.
+        callers: Number of threads. The last one sends over a stream, which stays with
+            one server, and begins with start_stream.
     """
 
     def __init__(self, client: Client, callers: int = CALLERS) -> None:
@@ -95,7 +96,7 @@ class Load:
         self._client = client
         self._inputs = embeddings()
         self._expected = client.infer(MODEL, self._inputs)["related_probability"]
-        self._stop = threading.Event()
+        self._stop, self._may_stream = threading.Event(), threading.Event()
         self._threads = [
             threading.Thread(target=self._call, args=(i == callers - 1,))
             for i in range(callers)
@@ -108,6 +109,7 @@ class Load:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
+        self.start_stream()
         for each in self._threads:
             each.join()
 
@@ -115,6 +117,10 @@ class Load:
     def count(self) -> int:
         """Number of calls so far."""
         return sum(self.outcome.calls.values())
+
+    def start_stream(self) -> None:
+        """Let the last caller begin."""
+        self._may_stream.set()
 
     def wait_for(self, count: int) -> None:
         """Wait until so many calls have been made in all."""
@@ -124,6 +130,7 @@ class Load:
     def _call(self, over_stream: bool) -> None:
         dispatcher, streams = self._client._parts.dispatcher, []
         if over_stream:
+            self._may_stream.wait()
             dispatcher, streams = dispatcher.with_streams()
         while not self._stop.is_set():
             began = time.monotonic()
@@ -152,19 +159,14 @@ def kill_one(fleet: Fleet) -> str:
 
 def terminate_one(fleet: Fleet) -> str:
     """Send SIGTERM to the second server, and start it again."""
-    server = fleet.servers[1]
-    code = server.terminate()
-    server.start()
-    server.wait_until_ready()
+    code = fleet.restart(fleet.servers[1])
     return f"SIGTERM (exit code {code})"
 
 
 def restart_all(fleet: Fleet) -> str:
     """End each server by SIGTERM and start it again, one after the other."""
     for server in fleet.servers:
-        server.terminate()
-        server.start()
-        server.wait_until_ready()
+        fleet.restart(server)
         time.sleep(SETTLING_S)
     return "rolling restart"
 
@@ -192,6 +194,7 @@ def run_chaos(
             load.wait_for(int(calls * EVEN_SHARE))
             answered = np.array(fleet.count_answers()) - before
             load.outcome.shares = list(answered / answered.sum())
+            load.start_stream()
             for event in EVENTS:
                 load.outcome.events.append(event(fleet))
                 log(load.outcome.text())

@@ -40,8 +40,9 @@ MODEL = "kinship_pair"
 NAME = "people.test"
 TOKEN = "0123456789abcdef0123456789abcdef"  # noqa: S105 - of these servers alone
 PATIENCE_S = 300.0
-DRAIN_DELAY_S = 2.0
-"""Longer than Envoy needs to notice: two checks, of 0.5 s each."""
+DRAIN_DELAY_S = 5.0
+"""As in the chart. With 2 s on a busy machine, 5 of 9,500 calls through Envoy failed on
+the server that was ending."""
 
 PROXIES = ROOT / "deploy" / "proxy"
 
@@ -185,6 +186,21 @@ class Fleet:
             "RESOLVER": self.name_server,
             "PID_FILE": str(self.folder / "nginx.pid"),
         }
+
+    def restart(self, server: FleetServer) -> int:
+        """Send SIGTERM to a server and start it again; return its exit code.
+
+        The name leaves it out in the meantime, as Kubernetes does with a pod that ends.
+
+        Args:
+            server: The server.
+        """
+        self.names.addresses.remove(server.host)
+        code = server.terminate()
+        server.start()
+        server.wait_until_ready()
+        self.names.addresses.append(server.host)
+        return code
 
     def count_answers(self) -> list[int]:
         """Return how many requests each server has answered since its start."""

@@ -179,6 +179,7 @@ def test_no_call_fails_when_a_server_is_killed(deployment: Deployment) -> None:
         for address in deployment.addresses.values():
             client = stack.enter_context(fleet.open_client(address))
             loads.append(stack.enter_context(Load(client, callers=2)))
+            loads[-1].start_stream()
         for each in loads:
             each.wait_for(CALLS // 4)
         (pid,) = fleet.servers[-1].triton_pids()
