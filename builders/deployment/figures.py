@@ -43,8 +43,8 @@ SERVER_BYTES = 512 << 20
 """Memory of tritonserver and of the supervisor, without Python models.
 
 Proportional set sizes after the start with Triton 2.51 and `person_attributes`: 25 MiB
-and, for the imported command, 45 MiB. The rest is room for what waits: a raw 1080p frame
-is 6 MiB, and `serve` has 48 requests in a queue of two instances (queue_limits.py)."""
+and, for the imported command, 45 MiB. The rest is room for what waits: a raw 1080p
+frame is 6 MiB, and queues have at least 48 requests (queue_limits.py)."""
 
 KEY_PLACEHOLDER = "$(PERSONSERVE_KEY)"
 TOKEN_PLACEHOLDER = "$(PERSONSERVE_TOKEN)"  # noqa: S105 - Kubernetes puts the value in
