@@ -1,4 +1,4 @@
-"""Kill the server's processes under load, and check what callers see.
+"""Kill the server's processes under load, and check the answers to callers.
 
     python -m tests.chaos_kills --trials 30
 

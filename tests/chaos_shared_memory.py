@@ -51,7 +51,7 @@ REGION = "personserve-chaos"
 
 @dataclass
 class Findings:
-    """What callers saw.
+    """Answers and errors that callers got.
 
     Attributes:
         right: Number of right answers.

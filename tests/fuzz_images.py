@@ -42,7 +42,7 @@ MIB = 1 << 20
 
 @dataclass
 class Findings:
-    """What a run of the fuzzer saw.
+    """Findings of one run of the fuzzer.
 
     Attributes:
         images: Number of images.

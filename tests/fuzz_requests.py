@@ -62,7 +62,7 @@ incomplete."""
 
 @dataclass
 class Findings:
-    """What a run of the fuzzer saw.
+    """Findings of one run of the fuzzer.
 
     Attributes:
         requests: Number of mutated requests.

@@ -1,4 +1,4 @@
-"""Durations are measured on the monotonic clock, which nobody sets."""
+"""Durations are measured on the monotonic clock, which cannot be set."""
 
 from __future__ import annotations
 

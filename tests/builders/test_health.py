@@ -1,4 +1,4 @@
-"""The supervisor's health endpoint: what it reports, and what it bears."""
+"""The supervisor's health endpoint: its pages, and hostile callers."""
 
 from __future__ import annotations
 

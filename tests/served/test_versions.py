@@ -79,11 +79,12 @@ class Watch(Health):
         super().set_unready(reason)
 
 
-@pytest.fixture
-def supervised(
-    versioned: TritonServer, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Watch]:
-    """A supervisor, as `serve` has it."""
+@pytest.fixture(scope="module")
+def watch(versioned: TritonServer) -> Iterator[Watch]:
+    """A supervisor, as `serve` has it.
+
+    One thread for all tests: a server ends with the thread that has started it.
+    """
     watch, stop = Watch(), threading.Event()
     send = Canaries.send
 
@@ -91,13 +92,23 @@ def supervised(
         send(canaries, timeout_s)
         watch.canaries += 1
 
-    monkeypatch.setattr(Canaries, "send", count)
-    supervisor = Supervisor(versioned, lambda _line: None, watch)
-    thread = threading.Thread(target=supervisor.run, args=(stop,))
-    thread.start()
-    yield watch
-    stop.set()
-    thread.join()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Canaries, "send", count)
+        supervisor = Supervisor(versioned, lambda _line: None, watch)
+        thread = threading.Thread(target=supervisor.run, args=(stop,))
+        thread.start()
+        yield watch
+        stop.set()
+        thread.join()
+
+
+@pytest.fixture
+def supervised(watch: Watch) -> Watch:
+    """The supervisor of this module, without its findings in other tests."""
+    _wait_until(lambda: watch.is_ready)
+    watch.symptoms.clear()
+    watch.canaries = 0
+    return watch
 
 
 def _build(model: Model, seed: int, own: Repository) -> int:
@@ -298,11 +309,7 @@ def test_a_bad_version_is_withdrawn_and_the_good_one_goes_on(
 
 @pytest.mark.parametrize(
     ("victim", "comparison", "is_restarted"),
-    [
-        ("served", 1, True),
-        ("switched to", 2, True),
-        ("candidate", 1, False),  # last: Triton never collects its dead process
-    ],
+    [("candidate", 1, False), ("served", 1, True), ("switched to", 2, True)],
 )
 def test_a_process_killed_in_a_rollout_ends_in_the_version_before(
     victim: str,
