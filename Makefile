@@ -76,7 +76,7 @@ $(VENV)/.installed-%: pyproject.toml $(LOCK) | $(BIN)/python
 	@rm -rf client/personserve.egg-info build
 	@touch $@
 
-# The same by uv, if it can be had: 220 packages in a third of pip's time.
+# The same by uv, if it can be had: 26 s of CPU time for 220 packages, downloads included.
 $(VENV)/.installed-dev: pyproject.toml $(LOCK) requirements/install.py | $(BIN)/python
 	@echo "installing personserve[dev] into $(VENV) (uv downloads what is not cached) ..."
 	@$(BIN)/python requirements/install.py dev
