@@ -8,6 +8,7 @@ from rich.console import Console
 
 with Console(stderr=True).status("loading ..."):  # on a terminal; takes about a second
     from loadtest import (
+        bulk,
         compare,
         locust_command,
         overhead,
@@ -23,6 +24,7 @@ with Console(stderr=True).status("loading ..."):  # on a terminal; takes about a
     from personserve import PersonServeError
 
 __all__ = [
+    "bulk",
     "compare",
     "locust_command",
     "overhead",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -118,10 +118,9 @@ def answer_archive(
             len(items), items_before, stand_in_weights=origin.stand_in_weights
         )
         build_worker = partial(Worker, open_client, origin, folder, finder)
-        reports = (cluster.answer if cluster and batches else _answer_here)(
-            batches, build_worker
-        )
-        with closing(reports):  # type: ignore[type-var]
+        answer = cluster.answer if cluster and batches else _answer_here
+        reports = answer(batches, build_worker)
+        with closing(reports):
             for report in reports:
                 if report.error:
                     raise PersonServeError(
@@ -161,7 +160,7 @@ def _plan(
 
 def _answer_here(
     batches: Sequence[Batch], build_worker: Callable[[], Worker]
-) -> Iterator[BatchReport]:
+) -> Generator[BatchReport, None, None]:
     with closing(build_worker()) as worker:
         for batch in batches:
             yield worker.answer(batch)

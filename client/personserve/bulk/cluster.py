@@ -14,7 +14,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -55,7 +56,7 @@ class Cluster:
 
     def answer(
         self, batches: Sequence[Batch], build_worker: Callable[[], Worker]
-    ) -> Iterator[BatchReport]:
+    ) -> Generator[BatchReport, None, None]:
         """Answer batches with workers in actors.
 
         Args:
@@ -73,15 +74,19 @@ class Cluster:
             workers = self.workers or self._count_workers(ray)
             blocks = min(len(batches), max(MAX_BLOCKS, workers))
             rows = [{"batch": _text_from_batch(batch)} for batch in batches]
-            dataset = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
-                _Actor,
-                fn_constructor_kwargs={"build_worker": build_worker},
-                batch_size=1,
-                compute=ray.data.ActorPoolStrategy(size=workers),
-                num_cpus=self.cpus_per_worker,
-                num_gpus=self.gpus_per_worker or None,
-                ray_remote_args_fn=_restart_options,
-            )
+            dataset = ray.data.from_items(rows, override_num_blocks=blocks)
+            with warnings.catch_warnings():
+                # 2.60 deprecates, and 2.64 removes, the only way to limit retries
+                warnings.simplefilter("ignore", DeprecationWarning)
+                dataset = dataset.map_batches(
+                    _Actor,
+                    fn_constructor_kwargs={"build_worker": build_worker},
+                    batch_size=1,
+                    compute=ray.data.ActorPoolStrategy(size=workers),
+                    num_cpus=self.cpus_per_worker,
+                    num_gpus=self.gpus_per_worker or None,
+                    ray_remote_args_fn=_restart_options,
+                )
             try:
                 for row in dataset.iter_rows():
                     yield BatchReport(**json.loads(row["report"]))
