@@ -14,7 +14,6 @@ from nvidia import nvimgcodec
 
 from ensembles.person_preprocess.gpu_crops import GpuFrame
 from personserve.images.encoded import Encoded
-from personserve.images.layout import UPRIGHT
 
 CPU_THREADS = 1
 """Threads of nvImageCodec for each decoder; the engine does the work."""
@@ -47,7 +46,7 @@ class GpuDecoder:
         """Decode JPEGs.
 
         Args:
-            images: Images for which `suits_gpu` holds.
+            images: Images for which `frames.suits_gpu` holds.
 
         Returns:
             The frames, valid until the next call; None for those that the CPU should
@@ -67,15 +66,6 @@ class GpuDecoder:
         """Free the decoder and its last frames, while the stream still exists."""
         self._images = []
         del self._decoder
-
-
-def suits_gpu(image: Encoded) -> bool:
-    """Return whether the GPU decodes an image to the pixels that the CPU gives.
-
-    Args:
-        image: An image that passed the gate.
-    """
-    return image.layout.is_common_jpeg and image.layout.orientation == UPRIGHT
 
 
 def _frame_of(pixels: Any, image: Encoded) -> GpuFrame | None:
