@@ -63,7 +63,8 @@ def draw_boxes(rng: np.random.Generator, size: tuple[int, int], people: int) -> 
         people: Number of boxes.
     """
     height, width = size
-    heights = rng.uniform(0.1, 0.6, people) * height
+    # in a narrow frame no box is wider than the frame
+    heights = rng.uniform(0.1, 0.6, people) * min(height, 2 * width)
     widths = heights * rng.uniform(0.3, 0.5, people)
     lefts = rng.uniform(-0.2 * widths, width - 0.8 * widths)
     tops = rng.uniform(-0.2 * heights, height - 0.8 * heights)

@@ -75,7 +75,7 @@ for part in "$@"; do
     plans) run plans 240 bash -c "networks=(${networks[*]}); build_plans" ;;
     torch) run torch 120 bash -c "networks=(${networks[*]}); measure_torch" ;;
     engines) run engines 60 $tensorrt "${people[@]}" engines ;;
-    gpu) run gpu 240 $tensorrt "${people[@]}" gpu ;;
+    gpu) run gpu 300 $tensorrt "${people[@]}" gpu ;;
     cpu) run cpu 150 $tensorrt "${people[@]}" cpu ;;
     answers) run answers 200 $tensorrt -m builders.benchmarks.gpu_answers "$out" ;;
     pixels) run pixels 120 $tensorrt -m builders.benchmarks.gpu_frames pixels ;;
@@ -84,7 +84,7 @@ for part in "$@"; do
     soak) run soak $((${SOAK_S:-600} + 90)) $tensorrt "${people[@]}" soak \
       --soak "${SOAK_S:-600}" ;;
     inputs) run inputs 120 $tensorrt -m builders.benchmarks.gpu_inputs "$out" ;;
-    gpus) run gpus 240 bash -c measure_gpus ;;
+    gpus) run gpus 300 bash -c measure_gpus ;;
     layers) run layers 580 $tensorrt -m builders.benchmarks.gpu_layers "$out" \
       ${LAYERS:-person_reid_sbs_r50 person_reid_sbs_r50_ibn se_resnet50} ;;
     *) echo "unknown part $part"; status=2 ;;

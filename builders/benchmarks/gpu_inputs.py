@@ -90,7 +90,8 @@ def ask_form(form: str) -> dict[str, Any]:
             try:
                 return client.infer(PREPROCESSING, inputs)
             except PersonServeError as exc:
-                return str(exc)
+                # the id is the request's own, and not a part of the server's text
+                return str(exc).replace(f", request {exc.request_id}", "")
 
         return dict(zip(requests, pool.map(ask, requests.values()), strict=True))
 

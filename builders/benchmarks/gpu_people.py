@@ -53,6 +53,9 @@ FRAMES, CROPS, ALONE = "person_attributes", "person_attributes_crops", "rate"
 BATCH = 64
 REPEATS = 200
 SOAK_STEP_S = 20.0
+WINDOW_TOO_SHORT = "Please use a larger time window"
+"""Of perf_analyzer, for example in the first load after the server's start."""
+WIDER = 4
 
 SERVED = ("gpu", "cpu", "gpus")
 COLUMNS = (
@@ -64,6 +67,9 @@ COLUMNS = (
 def frame_loads(model: str) -> Iterator[Load]:
     """Yield the loads on frames: one property at a time varies from 1080p, 10 people.
 
+    All are in the message: perf_analyzer does not put optional inputs into shared
+    memory, and a frame is one of two optional inputs.
+
     Args:
         model: Ensemble that takes frames.
     """
@@ -73,12 +79,10 @@ def frame_loads(model: str) -> Iterator[Load]:
         yield Load(model, "jpeg", people, callers, "none", "1080p")
     for size, callers in product(("720p", "4K"), (1, 64)):
         yield Load(model, "jpeg", 10, callers, "none", size)
-    for memory, callers in product(("system", "cuda"), (1, 64)):
-        yield Load(model, "jpeg", 10, callers, memory, "1080p")
-    for memory, callers in product(("none", "system", "cuda"), (1, 32)):
-        yield Load(model, "raw", 10, callers, memory, "1080p")
+    for callers in (1, 32):
+        yield Load(model, "raw", 10, callers, "none", "1080p")
     for size in ("720p", "4K"):
-        yield Load(model, "raw", 10, 32, "system", size)
+        yield Load(model, "raw", 10, 32, "none", size)
 
 
 def crop_loads() -> Iterator[Load]:
@@ -109,8 +113,8 @@ def loads_of(part: str) -> list[Load]:
             for people, callers in ((10, 1), (10, 64), (1, 64))
         ]
         return [*crop_loads(), *frame_loads(FRAMES), *alone]
-    cuda_is_no_use = (load for load in frame_loads(FRAMES) if load.memory != "cuda")
-    return [load for load in cuda_is_no_use if load.callers > 1 or load.size == "1080p"]
+    loads = frame_loads(FRAMES)
+    return [load for load in loads if load.callers > 1 or load.size == "1080p"]
 
 
 def measure_engines() -> Iterator[dict[str, Any]]:
@@ -178,7 +182,10 @@ def measure_part(
         use = UseSampler(pid)
         stack.callback(use.close)
         for load in loads:
-            yield run_load(tool, address, form, load, window_s, use)
+            result = run_load(tool, address, form, load, window_s, use)
+            if WINDOW_TOO_SHORT in result.failure:
+                result = run_load(tool, address, form, load, WIDER * window_s, use)
+            yield result
 
 
 def measure_soak(output: Path, seconds: float) -> Iterator[dict[str, Any]]:
