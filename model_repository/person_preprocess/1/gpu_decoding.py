@@ -15,7 +15,6 @@ from nvidia import nvimgcodec
 
 from gpu_crops import GpuFrame
 from encoded import Encoded
-from layout import UPRIGHT
 
 CPU_THREADS = 1
 """Threads of nvImageCodec for each decoder; the engine does the work."""
@@ -48,7 +47,7 @@ class GpuDecoder:
         """Decode JPEGs.
 
         Args:
-            images: Images for which `suits_gpu` holds.
+            images: Images for which `frames.suits_gpu` holds.
 
         Returns:
             The frames, valid until the next call; None for those that the CPU should
@@ -68,15 +67,6 @@ class GpuDecoder:
         """Free the decoder and its last frames, while the stream still exists."""
         self._images = []
         del self._decoder
-
-
-def suits_gpu(image: Encoded) -> bool:
-    """Return whether the GPU decodes an image to the pixels that the CPU gives.
-
-    Args:
-        image: An image that passed the gate.
-    """
-    return image.layout.is_common_jpeg and image.layout.orientation == UPRIGHT
 
 
 def _frame_of(pixels: Any, image: Encoded) -> GpuFrame | None:

@@ -7,17 +7,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from cuda.core import Device
 
-from frames import DeviceError, FrameRequest, decode_frame
+from frames import (
+    DeviceError,
+    FrameRequest,
+    decode_frames,
+)
 from gpu_crops import (
     KERNEL_INTERPOLATIONS,
     CropKernel,
     GpuCutter,
     GpuFrame,
 )
-from gpu_decoding import GpuDecoder, suits_gpu
+from gpu_decoding import GpuDecoder
 from crops import (
     BoxError,
     CropShape,
@@ -124,29 +127,13 @@ class GpuLane:
         results: dict[int, list[Any] | Exception],
     ) -> dict[int, GpuFrame]:
         """Return frames in the GPU's memory; adds what is wrong with the others."""
-        decoded: dict[int, GpuFrame] = {}
-        images = {
-            number: frame
-            for number, frame in frames.items()
-            if isinstance(frame, Encoded) and suits_gpu(frame)
-        }
-        if images:
-            attempts = self._decoder.decode(list(images.values()))
-            decoded = {
-                number: attempt
-                for number, attempt in zip(images, attempts, strict=True)
-                if attempt is not None
-            }
-        pixels: dict[int, Pixels] = {}
-        for number in frames.keys() - decoded.keys():
-            try:
-                pixels[number] = np.ascontiguousarray(decode_frame(frames[number]))
-            except Exception as exc:  # noqa: BLE001 - the other frames are cut
-                results[number] = exc
-        if pixels:
-            uploads = self._cutter.upload(list(pixels.values()))
-            decoded |= dict(zip(pixels, uploads, strict=True))
-        return decoded
+        decoded = decode_frames(frames, self._decoder.decode)
+        results |= decoded.errors
+        on_gpu = decoded.on_gpu
+        if decoded.on_cpu:
+            uploads = self._cutter.upload(list(decoded.on_cpu.values()))
+            on_gpu |= dict(zip(decoded.on_cpu, uploads, strict=True))
+        return on_gpu
 
 
 def _upright_size(frame: Encoded | Pixels) -> tuple[int, int]:
