@@ -146,7 +146,6 @@ def _measure_distance(
 ) -> Comparison:
     max_abs = float(np.abs(answer.astype(np.float64) - expected).max())
     spread = float(np.ptp(expected))
-    lengths = np.linalg.norm(answer, axis=1) * np.linalg.norm(expected, axis=1)
     agreement = 1.0
     if output.labels:
         labels = (answer >= output.threshold) == (expected >= output.threshold)
@@ -155,11 +154,24 @@ def _measure_distance(
         output=output.name,
         max_abs=max_abs,
         relative=max_abs / spread if spread else float("inf"),
-        cosine=float(((answer * expected).sum(axis=1) / lengths).min()),
+        cosine=_smallest_cosine(answer, expected),
         agreement=agreement,
         passed=False,
         is_probability=output.size == 1,
     )
+
+
+def _smallest_cosine(answer: FloatArray, expected: FloatArray) -> float:
+    """Return the smallest cosine similarity of two corresponding rows.
+
+    Zero has no direction. A single probability of zero, which a trained network gives
+    when it is sure, counts as 1; an embedding of zeros is wrong and counts as 0.
+    """
+    a, b = answer.astype(np.float64), expected.astype(np.float64)
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    cosines = np.full(len(a), 1.0 if a.shape[1] == 1 else 0.0)
+    np.divide((a * b).sum(axis=1), lengths, out=cosines, where=lengths > 0)
+    return float(cosines.min())
 
 
 def _is_within(distance: Comparison, tolerance: Tolerance, precision: str) -> bool:

@@ -73,6 +73,22 @@ def test_each_precision_has_its_tolerance(
         )
 
 
+def _answer_with(answers: dict[str, Any]) -> Any:
+    return lambda **_inputs: answers
+
+
+def test_zero_has_no_direction() -> None:
+    """A sure network's probability is exactly zero; an embedding never is."""
+    for model, size, cosine in ((RECON, 1, 1.0), (EMBEDDING, 512, 0.0)):
+        answers = {model.outputs[0].name: np.zeros((2, size), np.float32)}
+        inputs = {"crops": np.zeros((2, 1), np.uint8)}
+        reference = ReferenceAnswers(inputs, answers, "any")
+        (comparison,) = compare_outputs(
+            model, reference, _answer_with(answers), "cpu", "fp32"
+        )
+        assert comparison.cosine == cosine
+
+
 def test_references_have_noise_and_real_crops() -> None:
     arrays = stand_in_weights(RECON).arrays
     reference = compute_reference(RECON, arrays, StandIn())
