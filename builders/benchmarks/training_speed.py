@@ -83,7 +83,7 @@ def measure_speeds(steps: int, batch: int) -> list[Speed]:
             speeds.append(
                 Speed(model.name, "this project", precision, batch, rate, share)
             )
-        modes = [("eager", None)]
+        modes: list[tuple[str, str | None]] = [("eager", None)]
         if has_gpu:
             modes += [("compile", "default"), ("CUDA graphs", "reduce-overhead")]
         for name, mode in modes:
@@ -183,7 +183,8 @@ def _measure_plain(
     """Return images per second of PyTorch's own layers, in eager mode or compiled."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module: nn.Module = import_module(f"tests.references.{model.name}").REFERENCE()
-    module = module.to(device, memory_format=torch.channels_last).train()
+    module = module.to(device).train()
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     output = model.outputs[0]
     head = nn.Linear(output.size, IDENTITIES, bias=False).to(device)
     parameters = [*module.parameters(), *head.parameters()]
@@ -196,7 +197,7 @@ def _measure_plain(
     def compute_loss() -> Tensor:
         enabled = precision != "32-true"
         with torch.autocast(device.type, torch.bfloat16, enabled=enabled):
-            answer = module(crops)
+            answer = module(crops)[output.name]
         if output.labels:
             return functional.binary_cross_entropy(
                 answer.float().flatten().clamp(1e-6, 1 - 1e-6), labels.float()

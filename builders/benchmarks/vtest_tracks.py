@@ -1,11 +1,11 @@
 """Self-labelled people of a video: crops whose identity is the number of a track.
 
 OpenCV's HOG detector finds upright people, ByteTrack numbers them. A track that begins
-where another one has just ended, and is the only one that could continue it, is the
+where a track has just ended, and is the only one that could continue it, is the
 same person. No person looks at the result, so what is ambiguous is dropped, and
 counted:
 
-- crops whose box overlaps another one (two people in one crop),
+- crops whose box overlaps a second box (two people in one crop),
 - tracks that several others could continue, or that could continue several others,
 - tracks with a jump between two detections (perhaps two people with one number),
 - tracks that are on both sides of the split in time,
@@ -46,7 +46,7 @@ MAX_GAP_FRAMES = 20
 
 HANDOVER_S = 3.0
 HANDOVER_WIDTHS = 1.5
-"""A track may continue another one if it begins within this time after its end, and
+"""A track may continue a former one if it begins within this time after its end, and
 this near to the place where its last velocity leads.
 """
 
@@ -138,7 +138,7 @@ def follow_people(video: Path) -> tuple[list[Sighting], int, float]:
         is_read, frame = capture.read()
         if not is_read:
             break
-        boxes = detect_people(frame)
+        boxes = detect_people(np.asarray(frame, np.uint8))
         tracks = tracker.update(boxes, number / rate_hz)
         for index, (box, track) in enumerate(zip(boxes, tracks, strict=True)):
             if track >= 0:

@@ -97,7 +97,8 @@ def sigmoid(logits: FloatArray) -> FloatArray:
     Args:
         logits: x.
     """
-    return np.exp(-np.logaddexp(0, -logits.astype(np.float64)))
+    result: FloatArray = np.exp(-np.logaddexp(0, -logits.astype(np.float64)))
+    return result
 
 
 def calibration_error(probabilities: FloatArray, labels: IntArray) -> float:

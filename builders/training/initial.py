@@ -57,8 +57,8 @@ def _draw(
         is_kernel = len(shape) > 2
         fan = shape[0] * int(np.prod(shape[2:])) if is_kernel else shape[1]
         gain = 2.0 if is_kernel else 1.0
-        values = rng.standard_normal(shape, np.float32) * np.sqrt(gain / fan)
-        return values.astype(np.float32)
+        values = rng.standard_normal(shape, np.float32)
+        return np.asarray(values * np.sqrt(gain / fan), np.float32)
     if part == "p":
         return np.full(shape, GEM_POWER, np.float32)
     is_one = part in {"weight", "running_var"} and not key.endswith(".W.1.weight")

@@ -153,7 +153,7 @@ class TrainingLoop:
             recipe.schedule, recipe.optimiser.learning_rate, self.total_steps
         )
         for key in match_keys(dict(network.named_parameters()), recipe.freezing.always):
-            network.get_parameter(key).requires_grad_(requires_grad=False)
+            network.get_parameter(key).requires_grad = False
         trained = [p for p in network.parameters() if p.requires_grad]
         optimiser = create_optimiser(trained, recipe.optimiser)
         self._network, self._optimiser = fabric.setup(network, optimiser)

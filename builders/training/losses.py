@@ -76,7 +76,7 @@ def triplet_loss(features: Tensor, labels: Tensor) -> Tensor:
     """Return the soft-margin triplet loss with batch-hard mining.
 
     The mean of log(1 + exp(d_p - d_n)), where d_p is the distance to the furthest row
-    of the same identity and d_n that to the nearest of another one (Hermans et al., "In
+    of the same identity and d_n that to the nearest of all others (Hermans et al., "In
     Defense of the Triplet Loss", arXiv:1703.07737, eq. 5 and section 3.2).
 
     Args:

@@ -38,6 +38,16 @@ from personserve.internal.sections import Listing, Paragraph, Plot, Section, Tab
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+CHOSEN_ON_THE_SAME = (
+    "Temperature, threshold and band are fitted on the validation part, and so are the "
+    "errors beside them. Other people will meet slightly worse figures."
+)
+VALIDATION_CHOSE = (
+    "All accuracy on this page is that of the validation part, which has also chosen "
+    "the best epoch. For a figure to quote, evaluate on a part that took no part in "
+    "training."
+)
+
 MAX_GROUPS = 4
 """Columns whose groups are compared without being asked for."""
 MAX_VALUES = 12
@@ -231,7 +241,7 @@ def _describe_confidence(
         ("with the temperature", sigmoid(logits / confidence.temperature)),
     ]
     return [
-        Table(f"Confidence of {output}", ["", "value"], rows),
+        Table(f"Confidence of {output}", ["", "value"], rows, CHOSEN_ON_THE_SAME),
         Plot(
             f"Reliability of {output}",
             draw_reliability(series, labels),
@@ -268,3 +278,8 @@ def describe_first_weights(sources: Mapping[str, str]) -> Paragraph:
         by_source.setdefault(source, []).append(part)
     text = "; ".join(f"{k}: {', '.join(v)}" for k, v in by_source.items())
     return Paragraph("First weights", text)
+
+
+def describe_choice() -> Paragraph:
+    """Return what a reader must know about the accuracy on the page."""
+    return Paragraph("What is shown", VALIDATION_CHOSE)

@@ -8,12 +8,12 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric, seed_everything
-from lightning_fabric import __version__ as fabric_version
 from torch import Tensor
 
 from builders.progress import Progress, no_progress
@@ -26,6 +26,7 @@ from builders.training.network import TappedOps, TrainedNetwork
 from builders.training.recipes import Recipe, TrainingError
 from builders.training.report import (
     assess_task,
+    describe_choice,
     describe_curves,
     describe_data,
     describe_first_weights,
@@ -37,6 +38,7 @@ from builders.weights import file_sha256, fit_checkpoint, read_checkpoint
 from personserve.internal.files import write_text
 from personserve.internal.machine import describe_machine
 from personserve.internal.report import Report
+from personserve.internal.sections import Section
 
 LEAK_RULES = ("stop", "drop", "keep")
 MAX_LEAK_LINES = 10
@@ -259,7 +261,7 @@ def _set_teacher(
             f"{fit.counts or 'no such classifier'}"
         )
     arrays = {**fit.arrays, head: contents.arrays[head]}
-    tensors = {k: torch.from_numpy(v).float().to(device) for k, v in arrays.items()}
+    tensors = {k: torch.tensor(v).float().to(device) for k, v in arrays.items()}
     for task in tasks:
         if not isinstance(task, IdentityTask):
             continue
@@ -315,7 +317,7 @@ def _describe_run(
         "device": str(fabric.device),
         "precision": recipe.precision if fabric.device.type == "cuda" else "32-true",
         "torch": torch.__version__,
-        "lightning_fabric": fabric_version,
+        "lightning_fabric": version("lightning-fabric"),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": describe_machine(),
     }
@@ -338,10 +340,11 @@ def _assemble_report(
     best = loop.folder.best_path
     loop.load_best()
     headline: dict[str, str] = {}
-    sections = [
+    sections: list[Section] = [
         describe_next_steps(
             loop.model.name, best, [t.split.train.root for t in loop.tasks]
         ),
+        describe_choice(),
         describe_first_weights(sources),
     ]
     confidences: list[Any] = []
