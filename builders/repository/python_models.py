@@ -23,7 +23,6 @@ COMMON_MODULES = tuple(
 
 NETWORK_SOURCES: Mapping[str, Path] = {
     "cpu_model.py": RUNTIMES / "cpu_model.py",
-    "core_slots.py": RUNTIMES / "core_slots.py",
     "cpu_session.py": RUNTIMES / "cpu_session.py",
     "failures.py": RUNTIMES / "failures.py",
     "plan_model.py": RUNTIMES / "plan_model.py",

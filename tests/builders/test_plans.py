@@ -91,7 +91,6 @@ def test_a_plan_has_a_record_and_what_runs_it(built: Repository) -> None:
     assert expected.items() <= record.items()
     files = {path.name for path in _plan(built).parent.iterdir()}
     rendered = {"plan_model.py", "engine.py", "cpu_model.py", "cpu_session.py"}
-    rendered |= {"core_slots.py"}
     rendered |= {"deadlines.py", "failures.py", "pause_watchdog.py", "refusals.py"}
     assert files == {"model.plan", "model.plan.json"} | rendered
 

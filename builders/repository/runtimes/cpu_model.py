@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from builders.repository.runtimes.core_slots import CoreSlots
 from builders.repository.runtimes.cpu_session import open_session, split_feed
 from builders.repository.runtimes.deadlines import AbandonedError, Deadlines
 from builders.repository.runtimes.failures import Failures
@@ -36,7 +35,6 @@ class TritonPythonModel:
         self._session = open_session(path, record, threads=1)
         self._failures = Failures(args)
         self._deadlines = Deadlines()
-        self._slots = CoreSlots()
         self._idle_since_s = -BUSY_S
         self._watchdog = PauseWatchdog()
 
@@ -63,9 +61,8 @@ class TritonPythonModel:
         chunks = []
         try:
             for index, part in enumerate(split_feed(feed)):
-                with self._slots.take():
-                    deadline.check() if index or waited else deadline.check_time()
-                    chunks.append(self._session.run(part))
+                deadline.check() if index or waited else deadline.check_time()
+                chunks.append(self._session.run(part))
         except AbandonedError as exc:
             return self._failures.respond(request, Reason.CANCELLED, str(exc))
         except Exception as exc:  # noqa: BLE001 - its errors share no base class

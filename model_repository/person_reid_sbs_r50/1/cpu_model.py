@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-from core_slots import CoreSlots
 from cpu_session import open_session, split_feed
 from deadlines import AbandonedError, Deadlines
 from failures import Failures
@@ -37,7 +36,6 @@ class TritonPythonModel:
         self._session = open_session(path, record, threads=1)
         self._failures = Failures(args)
         self._deadlines = Deadlines()
-        self._slots = CoreSlots()
         self._idle_since_s = -BUSY_S
         self._watchdog = PauseWatchdog()
 
@@ -64,9 +62,8 @@ class TritonPythonModel:
         chunks = []
         try:
             for index, part in enumerate(split_feed(feed)):
-                with self._slots.take():
-                    deadline.check() if index or waited else deadline.check_time()
-                    chunks.append(self._session.run(part))
+                deadline.check() if index or waited else deadline.check_time()
+                chunks.append(self._session.run(part))
         except AbandonedError as exc:
             return self._failures.respond(request, Reason.CANCELLED, str(exc))
         except Exception as exc:  # noqa: BLE001 - its errors share no base class
