@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from loadtest.archives import Job, Watch
 from loadtest.errors import LoadTestError
@@ -119,7 +120,7 @@ def _start_two_nodes() -> Iterator[str]:
     """Start two nodes of Ray with one CPU each on this machine."""
     from ray.cluster_utils import Cluster as RayCluster
 
-    store = {"num_cpus": 1, "object_store_memory": 80 * MIB}
+    store: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80 * MIB}
     nodes = RayCluster(
         initialize_head=True, head_node_args={**store, "include_dashboard": False}
     )
@@ -127,4 +128,4 @@ def _start_two_nodes() -> Iterator[str]:
         nodes.add_node(**store)
         yield nodes.address
     finally:
-        nodes.shutdown()
+        nodes.shutdown()  # type: ignore[no-untyped-call]

@@ -36,40 +36,46 @@ def make_requests() -> dict[str, dict[str, Any]]:
     frame = cv2.resize(small, (160, 120), interpolation=cv2.INTER_CUBIC)
     jpeg = encode_jpeg(frame)
     png = cv2.imencode(".png", frame)[1].tobytes()
-    boxes = np.float32([[1, 2, 90, 110], [5, 0, 60, 100]])
-    size = np.int32([120, 160])
+    boxes = np.array([[1, 2, 90, 110], [5, 0, 60, 100]], np.float32)
+    size = np.array([120, 160], np.int32)
 
-    def encoded(data: bytes, rows: Any = boxes, **more: Any) -> dict[str, Any]:
+    def frame_from_bytes(data: bytes, rows: Any = boxes, **more: Any) -> dict[str, Any]:
         return {"encoded_frame": np.frombuffer(data, np.uint8), "boxes": rows, **more}
 
-    def raw(rows: Any = boxes, size_hw: Any = size) -> dict[str, Any]:
+    def frame_from_pixels(rows: Any = boxes, size_hw: Any = size) -> dict[str, Any]:
         return {"raw_frame": frame.ravel(), "frame_size": size_hw, "boxes": rows}
 
     return {
-        "sound JPEG": encoded(jpeg),
+        "sound JPEG": frame_from_bytes(jpeg),
         "no frame": {"boxes": boxes},
-        "sound raw frame": raw(),
-        "both frames": encoded(jpeg, raw_frame=frame.ravel(), frame_size=size),
-        "size beside a JPEG": encoded(jpeg, frame_size=size),
+        "sound raw frame": frame_from_pixels(),
+        "both frames": frame_from_bytes(jpeg, raw_frame=frame.ravel(), frame_size=size),
+        "size beside a JPEG": frame_from_bytes(jpeg, frame_size=size),
         "no size": {"raw_frame": frame.ravel(), "boxes": boxes},
-        "wrong size": raw(size_hw=np.int32([120, 161])),
-        "negative size": raw(size_hw=np.int32([-120, -160])),
-        "sound PNG": encoded(png),
-        "too large": raw(size_hw=np.int32([1 << 20, 1 << 20])),
-        "no image": encoded(b"\x01\x02\x03"),
-        "JPEG cut off": encoded(jpeg[: len(jpeg) // 2]),
-        "JPEG header alone": encoded(jpeg[:30]),
-        "damaged JPEG": encoded(jpeg[:300] + bytes(200) + jpeg[500:]),
-        "PNG cut off": encoded(png[: len(png) // 2]),
-        "GIF": encoded(b"GIF89a" + bytes(100)),
-        "sound JPEG, one box": encoded(jpeg, boxes[:1]),
-        "no boxes": encoded(jpeg, boxes[:0]),
-        "65 boxes": encoded(jpeg, np.repeat(boxes[:1], 65, 0)),
-        "box outside": encoded(jpeg, np.float32([[500, 500, 600, 600]])),
-        "box without area": encoded(jpeg, np.float32([[5, 5, 5, 90]])),
-        "box not a number": encoded(jpeg, np.float32([[0, 0, np.nan, 9]])),
-        "box infinite": raw(np.float32([[0, 0, np.inf, 9]])),
-        "sound raw frame, one box": raw(boxes[1:]),
+        "wrong size": frame_from_pixels(size_hw=np.array([120, 161], np.int32)),
+        "negative size": frame_from_pixels(size_hw=np.array([-120, -160], np.int32)),
+        "sound PNG": frame_from_bytes(png),
+        "too large": frame_from_pixels(size_hw=np.array([1 << 20, 1 << 20], np.int32)),
+        "no image": frame_from_bytes(b"\x01\x02\x03"),
+        "JPEG cut off": frame_from_bytes(jpeg[: len(jpeg) // 2]),
+        "JPEG header alone": frame_from_bytes(jpeg[:30]),
+        "damaged JPEG": frame_from_bytes(jpeg[:300] + bytes(200) + jpeg[500:]),
+        "PNG cut off": frame_from_bytes(png[: len(png) // 2]),
+        "GIF": frame_from_bytes(b"GIF89a" + bytes(100)),
+        "sound JPEG, one box": frame_from_bytes(jpeg, boxes[:1]),
+        "no boxes": frame_from_bytes(jpeg, boxes[:0]),
+        "65 boxes": frame_from_bytes(jpeg, np.repeat(boxes[:1], 65, 0)),
+        "box outside": frame_from_bytes(
+            jpeg, np.array([[500, 500, 600, 600]], np.float32)
+        ),
+        "box without area": frame_from_bytes(
+            jpeg, np.array([[5, 5, 5, 90]], np.float32)
+        ),
+        "box not a number": frame_from_bytes(
+            jpeg, np.array([[0, 0, np.nan, 9]], np.float32)
+        ),
+        "box infinite": frame_from_pixels(np.array([[0, 0, np.inf, 9]], np.float32)),
+        "sound raw frame, one box": frame_from_pixels(boxes[1:]),
     }
 
 

@@ -24,7 +24,7 @@ from typing import Any
 from builders.repository.queue_limits import TIMEOUT_S
 from builders.spec.catalogue import catalogue
 from builders.spec.ensemble import Ensemble
-from builders.spec.model import Network
+from builders.spec.model import Model, OnnxModel
 
 SCALING_SIGNAL = "personserve:scaling_signal:ratio"
 PEOPLE_RATE = "personserve:people:rate1m"
@@ -61,7 +61,7 @@ def steps() -> str:
 
 def networks() -> str:
     """Return the label matcher of the declared networks, whose rows are people."""
-    return f'model=~"{name_pattern(Network)}"'
+    return f'model=~"{name_pattern(Model, OnnxModel)}"'
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,12 @@ from builders.repository.layout import Repository
 from builders.serve.tritonserver import Ports, TritonServer
 from personserve import Client, InvalidInputError, People
 from personserve.cli.analysis import show_video
+from personserve.cli.answers import print_people
 from personserve.cli.detection import FloatBoxes, detect_faces, detect_people
 from personserve.cli.detection import parse_boxes as parse_boxes_text
 from personserve.cli.drawing import write_image
 from personserve.cli.frames import Frame
-from personserve.cli.output import print_people, print_plain
+from personserve.cli.output import print_plain
 from personserve.cli.results import Results
 from personserve.cli.sources import Kind, Source, resolve_sources
 from personserve.images.crops import Pixels

@@ -183,7 +183,7 @@ def read_training_record(file: Path, sha256: str) -> Mapping[str, str]:
     """Return the recipe that a checkpoint was trained by; empty if it is not known.
 
     Args:
-        file: The checkpoint; the record is beside it.
+        file: The checkpoint; the record is in the same folder.
         sha256: SHA-256 of the checkpoint in hexadecimal. A record of other weights does
             not count.
     """

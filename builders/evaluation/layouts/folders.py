@@ -75,7 +75,7 @@ def read_imagenet(root: Path, part: str, _partition: int) -> LabelledImages:
         part: "val" or "train", the parts with public labels.
 
     Raises:
-        EvaluationError: If the part is another one, or val.txt is damaged.
+        EvaluationError: If the part is neither, or val.txt is damaged.
     """
     if part not in {"train", "val"}:
         raise EvaluationError(f"imagenet has the parts train and val, not {part!r}")

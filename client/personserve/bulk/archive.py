@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from personserve._descriptions import FRAME_MODEL
+from personserve._defaults import FRAME_MODEL
 from personserve._errors import PersonServeError
 from personserve.bulk.answers import Origin
 from personserve.bulk.cluster import Cluster

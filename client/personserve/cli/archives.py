@@ -152,8 +152,9 @@ def _open_gallery(qdrant: str | None, collection: str) -> BaseGallery:
         raise InvalidInputError(
             f"--qdrant needs its client: pip install qdrant-client: {exc}"
         ) from exc
-    where = {"url": qdrant} if "://" in qdrant else {"path": qdrant}
-    return QdrantGallery(QdrantClient(**where), collection)
+    is_url = "://" in qdrant
+    server = QdrantClient(url=qdrant) if is_url else QdrantClient(path=qdrant)
+    return QdrantGallery(server, collection)
 
 
 def _read_sheet(table: Any) -> Sequence[Sequence[tuple[str, Pixels]]]:

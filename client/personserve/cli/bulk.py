@@ -107,7 +107,8 @@ def bulk(
     the run after the batches that are being answered; the same command resumes.
     """
     require_pyarrow()
-    from personserve._client import DEFAULT_ADDRESS, Client
+    from personserve._client import Client
+    from personserve._defaults import DEFAULT_ADDRESS
     from personserve.bulk import Cluster, answer_archive, open_deployed_client
     from personserve.cli.detection import detect_people
     from personserve.cli.interrupts import deferred_interrupt

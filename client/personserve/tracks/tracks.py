@@ -125,7 +125,7 @@ class _BaseTracks:
         )
 
     @contextmanager
-    def _planned(
+    def _plan_frame(
         self, frame: ImageInput, boxes: TrackedBoxes, ids: Any, time_s: float | None
     ) -> Iterator[Plan]:
         """Add a frame, and take back its questions if the block raises an error."""
@@ -232,7 +232,7 @@ class Tracks(_BaseTracks):
                 added nevertheless, and are asked about at the next frame.
         """
         people = None
-        with self._planned(frame, boxes, ids, time_s) as plan:
+        with self._plan_frame(frame, boxes, ids, time_s) as plan:
             if plan.questions:
                 people = self._client.attributes(frame, plan.boxes, **self._options)
         return self._apply(plan, people)
@@ -281,7 +281,7 @@ class AsyncTracks(_BaseTracks):
             PersonServeError: See Tracks.update.
         """
         people = None
-        with self._planned(frame, boxes, ids, time_s) as plan:
+        with self._plan_frame(frame, boxes, ids, time_s) as plan:
             if plan.questions:
                 people = await self._client.attributes(
                     frame, plan.boxes, **self._options
