@@ -1,9 +1,9 @@
 """Building for a target: choose weights, compute the file, store it with its record.
 
 A file is written, atomically, only once it has been compared with the torch reference
-(plans are compared later, by `verify` on a machine with the GPU). A file whose inputs
-have not changed is not built again. A changed file becomes a new version of the model,
-which the next start of a server or a rollout serves.
+(plans in INT8 on a machine with the GPU, all others later by `verify`). A file whose
+inputs have not changed is not built again. A changed file becomes a new version of the
+model, which the next start of a server or a rollout serves.
 """
 
 from __future__ import annotations

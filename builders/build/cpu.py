@@ -186,9 +186,7 @@ def _compute_int8(
         comparisons,
         f"{model.name} in INT8",
         tolerance_text(model.tolerance, "int8"),
-        "Calibrate with more or other images or another --method; see which layers "
-        f"cost most (python -m builders sensitivity {model.name}) and keep them float "
-        "with int8_exclude; or fine-tune (finetune-int8)",
+        int8_advice(model.name),
     )
     return Artefact(
         data,
@@ -198,6 +196,19 @@ def _compute_int8(
             "summary": f"int8 by {facts['runtime']}, {len(int8.placement.layers)} "
             f"convolutions; against FP32: {text}",
         },
+    )
+
+
+def int8_advice(model: str) -> str:
+    """Return how to come within the tolerance of INT8, for messages.
+
+    Args:
+        model: Name of the model.
+    """
+    return (
+        "Calibrate with more or other images or another --method; see which layers "
+        f"cost most (python -m builders sensitivity {model}) and keep them float "
+        "with int8_exclude; or fine-tune (finetune-int8)"
     )
 
 

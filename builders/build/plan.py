@@ -6,21 +6,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builders.build.cpu import compute_onnx
+from builders.build.cpu import compute_onnx, int8_advice
 from builders.build.digest import GraphFormat, graph_digest
-from builders.build.source import Artefact, BuildOptions, BuildSource
+from builders.build.source import Artefact, BuildOptions, BuildSource, int8_reference
 from builders.progress import Progress
 from builders.quantisation.table import int8_from_table
 from builders.repository.layout import ROOT
 from builders.repository.runtimes.cpu_session import ONNX_RUNTIME
 from builders.spec.model import Model, Network
 from builders.tensorrt.engine import current_gpu
-from builders.tensorrt.library import Library
+from builders.tensorrt.library import Library, PlanError
 from builders.tensorrt.plan import (
     Plan,
     PlanOptions,
     plan_from_model,
     plan_from_onnx,
+)
+from builders.verify.comparison import (
+    compare_outputs,
+    require_tolerance,
+    tolerance_text,
 )
 from builders.weights import StandIn
 
@@ -54,7 +59,10 @@ class PlanExporter:
         }
 
     def compute(self, source: BuildSource, progress: Progress) -> Artefact:
-        """Build a plan; its comparison with the reference is left to `verify`."""
+        """Build a plan, and judge one in INT8 where a GPU is here to run it.
+
+        The comparison of all others with the reference is left to `verify`.
+        """
         model, table = source.model, source.table
         plan_options = PlanOptions(
             self.options.precision, self.options.gpus, timing_cache=self._timing_cache()
@@ -75,8 +83,17 @@ class PlanExporter:
                 plan_options,
                 progress,
             )
-        return Artefact(
-            plan.data, _plan_facts(self.library, source, self.options, plan)
+        facts = _plan_facts(self.library, source, self.options, plan)
+        if self.options.precision == "int8" and self._runs_here():
+            text = judge_int8_plan(self.library, source, plan.data, progress)
+            facts["summary"] += f"; against FP32: {text}"
+        return Artefact(plan.data, facts)
+
+    def _runs_here(self) -> bool:
+        """Return whether this machine has a GPU that the plan is for."""
+        gpu = current_gpu()
+        return gpu is not None and gpu.capability in (
+            self.options.gpus or (gpu.capability,)
         )
 
     def _timing_cache(self) -> Path:
@@ -85,6 +102,42 @@ class PlanExporter:
         return TIMING_CACHES / (
             f"{self.library.target}-{self.library.version}-{capability}"
         )
+
+
+def judge_int8_plan(
+    library: Library, source: BuildSource, plan: bytes, progress: Progress
+) -> str:
+    """Run a plan in INT8 and require that it is within the model's tolerance.
+
+    Args:
+        library: Library that built the plan.
+        source: Model and weights, with the INT8 table.
+        plan: The plan.
+        progress: Callback for the current work.
+
+    Returns:
+        The comparison as one line of text.
+
+    Raises:
+        PlanError: The plan cannot be loaded or run.
+        VerificationError: The plan is outside the tolerance.
+    """
+    model = source.model
+    if not isinstance(model, Model):
+        raise PlanError(f"{model.name}: an imported file has no plan in INT8")
+    progress("comparing with torch in FP32")
+    reference = int8_reference(model, source.origin, source.repository, progress)
+    engine = library.load_engine(plan)
+    try:
+        comparisons = compare_outputs(model, reference, engine, library.target, "int8")
+    finally:
+        engine.close()
+    return require_tolerance(
+        comparisons,
+        f"{model.name} in INT8 by {library}",
+        tolerance_text(model.tolerance, "int8"),
+        int8_advice(model.name),
+    )
 
 
 def plan_format(model: Network, *, from_onnx: bool) -> GraphFormat:
