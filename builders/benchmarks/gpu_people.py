@@ -252,7 +252,7 @@ def main() -> int:
     )
     parser.add_argument("--soak", type=float, default=600, help="seconds of `soak`")
     parser.add_argument("--window", type=float, default=0.8, help="seconds of a window")
-    parser.add_argument("--first", type=int, help="the number of loads of each part; all if left out")
+    parser.add_argument("--first", type=int, help="loads of each part; default: all")
     parser.add_argument("--memory", nargs="+", help="only these kinds of memory")
     parser.add_argument("--processes", type=int, help="preprocessing on each GPU")
     arguments = parser.parse_args()
