@@ -60,8 +60,9 @@ it has not heard meanwhile says nothing about the server."""
 STOP_TIMEOUT_S = 3.0
 """Time for the requests of the healthy processes before a restart."""
 
-LOAD_GRACE_S = 5.0
-"""Time for Triton to collect a process that has died while its model was loaded."""
+COLLECT_GRACE_S = 10.0
+"""Time for Triton to collect a process that has died while its model was loaded, or has
+ended by itself because its model was unloaded; on a busy machine that takes seconds."""
 
 SETTLED_S = 5.0
 """Run time after which the next restart is immediate again."""
@@ -190,14 +191,18 @@ class Supervisor:
         )
 
     def _find_ended(self, processes: Mapping[int, ServerProcess]) -> Symptom | None:
-        # Triton collects a process at once when it unloads a model, after about two
+        # Triton collects a process soon after the unload of its model, after about two
         # seconds when it has died while its model was loaded, and never when it has
         # died later
         for pid, lasted_s in self._lasting_in(ENDED, processes):
-            is_unknown = pid not in self._names  # it died before it was looked at
-            if CANDIDATE in self._name(pid) or (is_unknown and lasted_s < LOAD_GRACE_S):
+            code = exit_code(processes[pid].wait_status)
+            # 0 after an unload; unknown if it died before it was looked at
+            is_expected = code == 0 or pid not in self._names
+            if CANDIDATE in self._name(pid):
                 continue
-            end = describe_exit(exit_code(processes[pid].wait_status))
+            if is_expected and lasted_s < COLLECT_GRACE_S:
+                continue
+            end = describe_exit(code)
             text = f"the Python process of {self._name(pid)} (process {pid}) {end}"
             return Symptom("stub-died", text, is_certain=lasted_s > 0)
         return None

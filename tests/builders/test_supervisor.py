@@ -179,6 +179,26 @@ def test_a_process_that_was_collected_belongs_to_an_unloaded_model(server: Any) 
     assert [supervisor.find_symptom() for _ in range(3)] == [None] * 3
 
 
+def test_a_process_that_ended_by_itself_may_be_of_an_unloaded_model(
+    server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor = Supervisor(server, print)
+    assert supervisor.find_symptom() is None
+    monkeypatch.setattr(module, "exit_code", lambda _status: 0)
+    _kill("STOP", server.pid)  # it collects late, as a busy Triton does
+    _wait_for_state(server.pid, "T")
+    stub = server.stub()
+    _kill("KILL", stub)
+    _wait_for_state(stub, "Z")
+    monkeypatch.setattr(module, "COLLECT_GRACE_S", PATIENCE_S)
+    symptoms = [supervisor.find_symptom() for _ in range(3)]
+    assert all(each is None or each.kind == "stopped" for each in symptoms)
+    monkeypatch.setattr(module, "COLLECT_GRACE_S", 0.0)
+    failure = _wait_for_failure(supervisor)
+    assert failure.endswith("ended with code 0"), "it was not unloaded after all"
+    _kill("CONT", server.pid)
+
+
 def test_a_stopped_process_is_a_failure(server: Any) -> None:
     supervisor = Supervisor(server, print)
     assert supervisor.find_symptom() is None
