@@ -33,6 +33,8 @@ time.sleep(3600)
 """
 """A server that never exits, with a Python process that ends after a line of input."""
 
+NO_ABORT = threading.Event()
+
 
 class FakeProbe:
     """Control of a server that keeps unloading until `is_done`."""
@@ -87,45 +89,64 @@ def test_a_server_whose_python_processes_have_ended_is_not_waited_for() -> None:
     with _session(STUBBORN) as process:
         assert process.stdin is not None
         assert len(list_python_processes(process.pid)) == 1
-        seconds = _seconds(lambda: wait_for_exit(process, 2.5, had_python=True))
+        seconds = _seconds(
+            lambda: wait_for_exit(process, 2.5, NO_ABORT, had_python=True)
+        )
         assert seconds >= 2.5, "one is running"
         process.stdin.write(b"\n")
         process.stdin.flush()
-        seconds = _seconds(lambda: wait_for_exit(process, 3600, had_python=True))
+        seconds = _seconds(
+            lambda: wait_for_exit(process, 3600, NO_ABORT, had_python=True)
+        )
         assert seconds < PATIENCE_S
         assert process.poll() is None, "it is left to SIGKILL"
         assert list_python_processes(process.pid) == []
-        seconds = _seconds(lambda: wait_for_exit(process, 2.5, had_python=False))
+        seconds = _seconds(
+            lambda: wait_for_exit(process, 2.5, NO_ABORT, had_python=False)
+        )
         assert seconds >= 2.5, "it may compute in its own process"
+
+
+def test_a_wait_is_aborted() -> None:
+    abort = threading.Event()
+    abort.set()
+    with _session(STUBBORN) as process:
+        wait_for_exit(process, 3600, abort, had_python=True)
+        assert process.poll() is None, "it is left to SIGKILL"
+        unload_models(FakeProbe(), ["a"], process.pid, 3600, abort)
 
 
 def test_an_exit_is_noticed() -> None:
     with _session("print('started', flush=True); input()") as process:
         process.communicate(b"\n")
-        seconds = _seconds(lambda: wait_for_exit(process, 3600, had_python=False))
+        seconds = _seconds(
+            lambda: wait_for_exit(process, 3600, NO_ABORT, had_python=False)
+        )
         assert seconds < PATIENCE_S
 
 
 def test_a_busy_server_is_waited_for_and_an_idle_one_is_not() -> None:
     busy = FakeProbe()
     with _session("print('started', flush=True)\nwhile True: pass") as process:
-        seconds = _seconds(lambda: unload_models(busy, ["a", "b"], process.pid, 2))
+        seconds = _seconds(
+            lambda: unload_models(busy, ["a", "b"], process.pid, 2, NO_ABORT)
+        )
         assert seconds >= 2, "its requests in flight hold the model"
     assert busy.unloaded == ["a", "b"]
     idle = FakeProbe()
     with _session("print('started', flush=True); input()") as process:
-        assert _seconds(lambda: unload_models(idle, ["a"], process.pid, 3600)) < (
-            PATIENCE_S
-        ), "an open stream holds the model"
+        assert _seconds(
+            lambda: unload_models(idle, ["a"], process.pid, 3600, NO_ABORT)
+        ) < (PATIENCE_S), "an open stream holds the model"
 
 
 def test_unloaded_and_refused_models_are_not_waited_for() -> None:
     done, deaf = FakeProbe(), FakeProbe(accepts=False)
     done.is_done.set()
-    unload_models(done, ["a"], os.getpid(), 3600)
+    unload_models(done, ["a"], os.getpid(), 3600, NO_ABORT)
     assert done.polls == 1
-    unload_models(deaf, ["a"], os.getpid(), 3600)
-    unload_models(deaf, [], os.getpid(), 3600)
+    unload_models(deaf, ["a"], os.getpid(), 3600, NO_ABORT)
+    unload_models(deaf, [], os.getpid(), 3600, NO_ABORT)
     assert deaf.polls == 0, "a server that refuses the call, and one without ensembles"
 
 
