@@ -60,9 +60,9 @@ it has not heard meanwhile says nothing about the server."""
 STOP_TIMEOUT_S = 3.0
 """Time for the requests of the healthy processes before a restart."""
 
-COLLECT_GRACE_S = 10.0
+COLLECT_GRACE_S = 30.0
 """Time for Triton to collect a process that has died while its model was loaded, or has
-ended by itself because its model was unloaded; on a busy machine that takes seconds."""
+ended by itself because its model was unloaded; seconds on an idle machine."""
 
 SETTLED_S = 5.0
 """Run time after which the next restart is immediate again."""

@@ -341,7 +341,7 @@ def open_envoy(fleet: Fleet) -> Iterator[tuple[str, int]]:
     values = fleet.values()
     command = [
         *(str(envoy_path()), "-c", str(write_envoy(fleet, values))),
-        *("--concurrency", "1", "--use-dynamic-base-id", "--log-level", "warning"),
+        *("--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"),
         *("--drain-time-s", "1"),
     ]
     admin = int(values["ADMIN_PORT"])
