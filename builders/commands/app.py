@@ -32,6 +32,14 @@ app = typer.Typer(
 console = Console()
 errors = Console(stderr=True)
 
+Publish = Annotated[
+    bool,
+    typer.Option(
+        "--publish",
+        help="Add results within tolerance to builders/verify/verified/, which is "
+        "committed and shown in the table of models.",
+    ),
+]
 Names = Annotated[
     list[str] | None,
     typer.Argument(

@@ -18,6 +18,7 @@ from builders.build.weights_choice import choose_weights
 from builders.commands.app import (
     Name,
     Names,
+    Publish,
     app,
     choose_network,
     console,
@@ -110,14 +111,7 @@ def verify(
             "the torch reference here."
         ),
     ] = None,
-    publish: Annotated[
-        bool,
-        typer.Option(
-            "--publish",
-            help="Add results within tolerance to builders/verify/verified/, which is "
-            "committed and shown in the table of models.",
-        ),
-    ] = False,
+    publish: Publish = False,
 ) -> None:
     """Compare built files with the torch reference, on noise and on real crops.
 

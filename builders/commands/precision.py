@@ -12,6 +12,7 @@ from builders.build.source import load_arrays
 from builders.build.weights_choice import choose_weights, model_for
 from builders.commands.app import (
     Name,
+    Publish,
     app,
     choose_network,
     console,
@@ -70,14 +71,7 @@ def precision_report(
             "calibration images."
         ),
     ] = None,
-    publish: Annotated[
-        bool,
-        typer.Option(
-            "--publish",
-            help="Add results within tolerance to builders/verify/verified/, which is "
-            "committed and shown in the table of models.",
-        ),
-    ] = False,
+    publish: Publish = False,
     weights: Weights = None,
     output: ReportFolder = Path("reports"),
 ) -> None:
