@@ -179,14 +179,13 @@ def _running_process(
         try:
             yield process
         finally:
-            _end_processes(child, process.children(recursive=True))
+            _end_processes(child, [process, *process.children(recursive=True)])
 
 
 def _end_processes(
-    child: subprocess.Popen[bytes], descendants: list[psutil.Process]
+    child: subprocess.Popen[bytes], processes: list[psutil.Process]
 ) -> None:
     child.terminate()
-    processes = [psutil.Process(child.pid), *descendants]
     _, alive = psutil.wait_procs(processes, timeout=STOP_TIMEOUT_S)
     for process in alive:
         process.kill()
@@ -204,7 +203,9 @@ def _wait_for_first_result(
         try:
             send()
         except requests.RequestError as exc:
-            if not process.is_running() or time.monotonic() > deadline:
+            # a process that has ended is a zombie until its parent waits for it
+            ended = process.status() == psutil.STATUS_ZOMBIE
+            if ended or time.monotonic() > deadline:
                 raise LoadTestError(
                     f"{name} does not start ({exc}); are the packages installed? "
                     'pip install -e ".[compare]"'
