@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 import torch
@@ -36,6 +38,16 @@ def test_every_model_has_a_reference() -> None:
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_networks_equal_their_independent_reference(model: Model) -> None:
     _compare(model, random_reference(model.name))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_references_run_where_their_input_is(name: str) -> None:
+    """A constant on the CPU fails on the meta device as it does on a GPU."""
+    with torch.device("meta"):
+        module = import_module(f"tests.references.{name}").REFERENCE().eval()
+    crops = seeded_inputs(MODELS[name]).values()
+    outputs = module(*(torch.from_numpy(c).to("meta") for c in crops))
+    assert {value.device.type for value in outputs.values()} == {"meta"}
 
 
 @pytest.mark.parametrize("stem_pool", ["padded", "ceil"])

@@ -19,7 +19,7 @@ class FaceGender(nn.Module):
         self.pool = nn.AvgPool2d(2)
 
     def forward(self, face: Tensor) -> dict[str, Tensor]:
-        x = (face.float() - torch.tensor(MEAN)) / 256
+        x = (face.float() - torch.tensor(MEAN, device=face.device)) / 256
         x = x.permute(0, 3, 1, 2)
         x = self.pool(self.conv2(self.conv1(x).relu()).relu())
         x = self.pool(self.conv4(self.conv3(x).relu()).relu())

@@ -68,8 +68,8 @@ class SEResNet50(nn.Module):
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         x = images.flip(-1).permute(0, 3, 1, 2) / 255
-        mean = torch.tensor([0.406, 0.456, 0.485])[:, None, None]
-        std = torch.tensor([0.225, 0.224, 0.229])[:, None, None]
+        mean = torch.tensor([0.406, 0.456, 0.485], device=x.device)[:, None, None]
+        std = torch.tensor([0.225, 0.224, 0.229], device=x.device)[:, None, None]
         x = functional.relu(self.conv0((x - mean) / std))
         x = functional.max_pool2d(functional.pad(x, (0, 1, 0, 1)), 3, 2)
         for group in range(4):

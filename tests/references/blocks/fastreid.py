@@ -100,7 +100,8 @@ class FastReID(nn.Module):
         self.heads = EmbeddingHead(dim, pool)
 
     def forward(self, crops: Tensor) -> dict[str, Tensor]:
-        mean = torch.tensor([123.675, 116.28, 103.53])[:, None, None]
-        std = torch.tensor([58.395, 57.12, 57.375])[:, None, None]
-        x = (crops.permute(0, 3, 1, 2).float() - mean) / std
+        x = crops.permute(0, 3, 1, 2).float()
+        mean = torch.tensor([123.675, 116.28, 103.53], device=x.device)[:, None, None]
+        std = torch.tensor([58.395, 57.12, 57.375], device=x.device)[:, None, None]
+        x = (x - mean) / std
         return {"embedding": self.heads(self.backbone(x))}
