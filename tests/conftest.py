@@ -51,6 +51,7 @@ SHARED_SERVER = (
     "tests/builders/test_plans.py::test_the_doctor_finds_nothing_wrong",
     "tests/served/test_access.py",
     "tests/served/test_attributes.py",
+    "tests/served/test_bulk.py",
     "tests/served/test_cli.py",
     "tests/served/test_clients.py",
     "tests/served/test_examples.py",

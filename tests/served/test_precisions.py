@@ -25,6 +25,7 @@ from builders.verify.reference import ReferenceAnswers
 from builders.verify.verification import publish_verification, verify_artefact
 from builders.weights import StandIn, stand_in_weights
 from personserve import Client
+from personserve.bulk import open_deployed_client
 from tests.int8_tables import scales_of, table_of
 
 (GENDER,) = models(["person_gender"])
@@ -60,6 +61,12 @@ def test_what_was_built_is_served(
     server = TritonServer(repository, models=[GENDER.name], ports=Ports.free())
     with server, Client(server.grpc_address, timeout_s=60) as client:
         found = client.infer(GENDER.name, inputs, timeout_s=60)["female_probability"]
+    with open_deployed_client(repository.root) as client:
+        deployed = client.infer(GENDER.name, inputs)["female_probability"]
+    # BF16, which few CPUs have, was not compared bit for bit
+    np.testing.assert_allclose(
+        deployed, found, rtol=0, atol=5e-3 if precision == "bf16" else 0
+    )
     # BF16 rounds otherwise in another chunk
     np.testing.assert_allclose(
         found, expected, atol=5e-3 if precision == "bf16" else 1e-5

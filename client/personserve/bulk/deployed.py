@@ -148,7 +148,11 @@ class DeployedTransport:
             return self._run_network(model, inputs)
         tensors = dict(inputs)
         for step in config.ensemble_scheduling.step:
-            feed = {name: tensors[value] for name, value in step.input_map.items()}
+            feed = {
+                name: tensors[value]
+                for name, value in step.input_map.items()
+                if value in tensors  # of the two forms of a frame, a request has one
+            }
             outputs = self._run(step.model_name, feed)
             tensors |= {v: outputs[name] for name, v in step.output_map.items()}
         return {output.name: tensors[output.name] for output in config.output}
