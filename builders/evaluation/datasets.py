@@ -17,6 +17,9 @@ IntArray = npt.NDArray[np.int64]
 UNKNOWN = -1
 """Label of an image or pair that the data set does not label."""
 
+IDENTITY_COLUMN = "identity"
+"""Group that names the person of each image."""
+
 
 class EvaluationError(BuildersError, ValueError):
     """A data set or a run that cannot be evaluated."""

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from builders.evaluation import layouts
 from builders.evaluation.datasets import (
+    IDENTITY_COLUMN,
     UNKNOWN,
     Dataset,
     ImagePairs,
@@ -26,6 +27,7 @@ from builders.evaluation.datasets import (
 )
 from builders.evaluation.layouts.fiw import read_families
 from builders.evaluation.layouts.market1501 import parse_name
+from builders.evaluation.layouts.zero_shot import PARTITION, has_zero_shot_split
 from builders.images import UnreadableImageError, read_crop
 from builders.progress import Progress, no_progress
 from builders.tensors import Image
@@ -52,9 +54,6 @@ LAYOUTS_OF_TASKS: Mapping[str, tuple[str, ...]] = {
     "kinship": ("fiw",),
     "classes": ("imagenet",),
 }
-
-IDENTITY_COLUMN = "identity"
-"""Column of groups.csv that names the person of each image of an image folder."""
 
 MAX_UNREADABLE = 0.01
 """Largest share of images that cannot be decoded."""
@@ -171,14 +170,15 @@ def read_split(
     if task.kind == "kinship":
         return _read_families(image, root, cache, progress)
     train_part, validation_part = PARTS[layout]
+    how = "published training parts"
+    if has_zero_shot_split(root, layout):
+        validation_part, how = "val", "zero-shot split"
     dataset = layouts.read_dataset(root, layout, train_part, partition)
     train = _decode(dataset, image, cache / f"{root.name}-{train_part}.npy", progress)
     if validation_part is not None:
         dataset = layouts.read_dataset(root, layout, validation_part, partition)
         path = cache / f"{root.name}-{validation_part}.npy"
-        return Split(
-            train, _decode(dataset, image, path, progress), "published training parts"
-        )
+        return Split(train, _decode(dataset, image, path, progress), how)
     return hold_out(train, task.validation_share, seed)
 
 
@@ -269,6 +269,10 @@ def _find_people(dataset: LabelledImages) -> tuple[IntArray, IntArray]:
         return both[:, 0], both[:, 1]
     column = dataset.groups.get(IDENTITY_COLUMN)
     cameras = np.arange(count)
+    if column is not None and dataset.facts["partition"] == PARTITION:
+        # numbers of the file, which are the same in all parts
+        people = [int(person) if person else UNKNOWN for person in column]
+        return np.array(people, np.int64), cameras
     if column is None or "" in column:
         return np.full(count, UNKNOWN, np.int64), cameras
     return np.unique(column, return_inverse=True)[1].astype(np.int64), cameras

@@ -11,6 +11,7 @@ import numpy as np
 from builders.evaluation import classification, gender, kinship, retrieval
 from builders.evaluation.assessment import Assessment
 from builders.evaluation.datasets import (
+    IDENTITY_COLUMN,
     UNKNOWN,
     ImagePairs,
     LabelledImages,
@@ -23,7 +24,6 @@ from builders.training.confidence import (
     sigmoid,
 )
 from builders.training.examples import (
-    IDENTITY_COLUMN,
     Examples,
     IntArray,
     Split,
@@ -281,5 +281,5 @@ def describe_first_weights(sources: Mapping[str, str]) -> Paragraph:
 
 
 def describe_choice() -> Paragraph:
-    """Return what a reader must know about the accuracy on the page."""
+    """Return the limits of the accuracy on the page, as sentences."""
     return Paragraph("What is shown", VALIDATION_CHOSE)

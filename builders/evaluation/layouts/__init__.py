@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from builders.evaluation.datasets import Dataset, EvaluationError
-from builders.evaluation.layouts import attributes, fiw, folders, market1501
+from builders.evaluation.datasets import Dataset, EvaluationError, LabelledImages
+from builders.evaluation.layouts import attributes, fiw, folders, market1501, zero_shot
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ def read_dataset(
         part: "train", "val", "test" or "all", as the layout offers; its default if
             None.
         partition: Random partition, 0 to 4, of the sets that have several (PETA, RAP).
+            A zero-shot split in the data set's folder replaces them.
 
     Returns:
         The data set. Its image files are not opened.
@@ -93,13 +94,21 @@ def read_dataset(
             empty.
     """
     part = part or LAYOUTS[layout].default_part
-    dataset = LAYOUTS[layout].read(root, part, partition)
+    has_split = zero_shot.has_zero_shot_split(root, layout)
+    if has_split and partition:
+        raise EvaluationError(
+            f"--partition {partition}, but {zero_shot.SPLIT_FILE} of {root} says the "
+            "parts; leave out --partition, or rename the file"
+        )
+    dataset = LAYOUTS[layout].read(root, "all" if has_split else part, partition)
+    if has_split and isinstance(dataset, LabelledImages):
+        dataset = zero_shot.select_zero_shot_part(dataset, part)
     if not dataset.items:
         raise EvaluationError(f"{root}: no images in part {part!r}")
     facts = {
         "root": str(root),
         "layout": layout,
         "part": part,
-        "partition": partition,
+        "partition": zero_shot.PARTITION if has_split else partition,
     }
     return replace(dataset, facts=facts)

@@ -58,7 +58,7 @@ def read_fiw(root: Path, part: str, _partition: int) -> ImagePairs:
 def read_families(
     root: Path, *, held_out: bool
 ) -> tuple[dict[str, list[str]], list[tuple[str, str]]]:
-    """Read the members of families, and who is related.
+    """Read the members of families, and the pairs of related people.
 
     Args:
         root: Folder of the data set.

@@ -213,6 +213,53 @@ def test_partitions_and_parts(tmp_path: Path) -> None:
         read_dataset(tmp_path, "peta", "test", 5)
 
 
+def _write_split(root: Path, *rows: str) -> None:
+    text = "\n".join(("file,part,identity", *rows))
+    (root / "zero_shot.csv").write_text(text, encoding="utf-8")
+
+
+def test_a_zero_shot_split_replaces_the_random_partitions(tmp_path: Path) -> None:
+    _peta(tmp_path)
+    names = [f"images/{n + 1:05}.png" for n in range(6)]
+    parts = ["test", "val", "train", "test", "train"]
+    _write_split(
+        tmp_path,
+        *(
+            f"{n},{p},{i // 2}"
+            for i, (n, p) in enumerate(zip(names, parts, strict=False))
+        ),
+    )
+    data = read_dataset(tmp_path, "peta")
+    assert isinstance(data, LabelledImages)
+    assert data.files == (names[0], names[3])
+    assert data.labels.tolist() == [0, 1]
+    assert data.groups["identity"] == ("0", "1")
+    assert data.groups["accessoryHat"] == ("no", "no")
+    assert data.facts["partition"] == "zero-shot"
+    assert len(read_dataset(tmp_path, "peta", "all").items) == len(parts)
+    with pytest.raises(EvaluationError, match="leave out --partition"):
+        read_dataset(tmp_path, "peta", "test", 1)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("images/00009.png,train,1", "which is no image of the data set"),
+        ("images/00001.png,dev,1", "line 2: expected a part of train, val, test"),
+        ("images/00001.png,val,Ann", "whole number .* got 'val' and 'Ann'"),
+        ("images/00001.png,val,1\nimages/00001.png,test,1", "line 3.*named twice"),
+        ("images/00001.png,val,1", "no images in part 'train'"),
+    ],
+)
+def test_a_damaged_zero_shot_split_is_explained(
+    tmp_path: Path, row: str, message: str
+) -> None:
+    _peta(tmp_path)
+    _write_split(tmp_path, row)
+    with pytest.raises(EvaluationError, match=message):
+        read_dataset(tmp_path, "peta", "train")
+
+
 def test_market1501_drops_junk_and_keeps_distractors(tmp_path: Path) -> None:
     _market1501(tmp_path)
     assert detect_layout(tmp_path) == "market1501"
