@@ -235,7 +235,7 @@ class Output:
 def sample_tensor(
     tensor: Tensor, count: int, rng: np.random.Generator
 ) -> npt.NDArray[Any]:
-    """Draw values for a tensor of which nothing but type and shape is known.
+    """Draw values for a tensor from its type and shape alone.
 
     Args:
         tensor: The tensor.

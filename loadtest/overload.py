@@ -53,7 +53,7 @@ MAX_GROWTH = 0.05
 
 @dataclass
 class Outcome:
-    """What a server did with the frames that it was sent.
+    """Results of the frames that a server was sent.
 
     Attributes:
         answered_s: Seconds from the planned start to the answer of each answered frame.

@@ -1,4 +1,4 @@
-"""The `tracks` command: what following people saves, and what it costs in accuracy.
+"""The `tracks` command: requests that following people saves, and its accuracy.
 
 A video is analysed twice: with `personserve.Tracks`, and by asking the server about
 every box. People are detected by OpenCV's HOG and followed by ByteTrack, as by

@@ -57,7 +57,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Result:
-    """What a load reached; zero with a reason where it failed.
+    """Result of a load; zero with a reason where it failed.
 
     Attributes:
         form: What was served, for example "preprocessing on the GPU".

@@ -1,4 +1,4 @@
-"""A tritonserver for measurements on a GPU: models in chosen forms, and what it uses.
+"""A tritonserver for measurements on a GPU: models in chosen forms, and its resources.
 
 The server is started without the supervisor of `serve`, whose probes would be part of
 the measurement. Limits of queues are widened, so that a measured load is never refused.
@@ -160,7 +160,7 @@ def _wait_until_ready(
 
 @dataclass(frozen=True)
 class Use:
-    """What a server used during a measurement.
+    """Resources that a server used during a measurement.
 
     Attributes:
         cores: CPU cores that its processes were busy on.
@@ -269,7 +269,7 @@ def _means(values: Mapping[int, Sequence[float]]) -> dict[int, float]:
 
 
 def _start_gpu_query() -> Any:
-    """Start nvidia-smi with the fields that it knows; None if there is none."""
+    """Start nvidia-smi with the fields that it knows; None without it."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None

@@ -120,7 +120,7 @@ def run(
 
 
 def read_people(path: Path, model: Model) -> tuple[Examples, Examples, dict[str, int]]:
-    """Return the examples of both sides of the split in time, and what was dropped.
+    """Return the examples of both sides of the split in time, and dropped counts.
 
     A crop's camera is the third of its track's crops that it is in.
 

@@ -103,7 +103,7 @@ def prepare(
 
 
 def load_crops(path: Path) -> tuple[list[Sighting], float, dict[str, int]]:
-    """Return the unambiguous crops of a file, and what was dropped, by reason.
+    """Return the unambiguous crops of a file, and counts of dropped ones by reason.
 
     Args:
         path: A file that `prepare` wrote.
@@ -144,7 +144,7 @@ def follow_people(video: Path) -> tuple[list[Sighting], int, float]:
             if track >= 0:
                 others = np.delete(boxes, index, axis=0)
                 jpeg = b"" if _covered_share(box, others) > MAX_OVERLAP else None
-                jpeg = _cut(frame, box) if jpeg is None else jpeg
+                jpeg = _cut_crops(frame, box) if jpeg is None else jpeg
                 sightings.append(Sighting(number, track, box, jpeg))
         number += 1
     capture.release()
@@ -161,7 +161,7 @@ def _covered_share(box: Boxes, others: Boxes) -> float:
     return float((common / np.prod(box[2:] - box[:2])).max())
 
 
-def _cut(frame: npt.NDArray[Any], box: Boxes) -> bytes:
+def _cut_crops(frame: npt.NDArray[Any], box: Boxes) -> bytes:
     height, width = frame.shape[:2]
     x0, y0, x1, y1 = box.round().astype(int)
     crop = frame[max(y0, 0) : min(y1, height), max(x0, 0) : min(x1, width)]
@@ -174,7 +174,7 @@ def _cut(frame: npt.NDArray[Any], box: Boxes) -> bytes:
 def choose_crops(
     sightings: list[Sighting], frames: int, rate_hz: float
 ) -> tuple[list[Sighting], dict[str, int]]:
-    """Return the crops of unambiguous tracks, and what was dropped, by reason.
+    """Return the crops of unambiguous tracks, and counts of dropped ones by reason.
 
     Args:
         sightings: All numbered detections.

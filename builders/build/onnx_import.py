@@ -162,7 +162,7 @@ def read_imported_file(model: OnnxModel, origin: Origin) -> bytes:
 
 
 def wrap_imported_file(model: OnnxModel, data: bytes) -> bytes:
-    """Return what is served of an imported file: its images' normalisation, and itself.
+    """Return an imported file as it is served: with the normalisation of its images.
 
     Args:
         model: Declaration of the file.

@@ -29,10 +29,9 @@ def compose(
     role: Annotated[
         list[str] | None,
         typer.Option(
-            help="NETWORK.OUTPUT=ROLE: the name under which clients find an output, "
-            "where it is not the network's own; may be repeated. A role's ending "
-            "tells the client its kind: female_probability, embedding, "
-            "class_probabilities; kinship_embedding is an embedding, too."
+            help="NETWORK.OUTPUT=ROLE: the output's name for clients, if it differs "
+            "from the network's; may be repeated. A role's ending tells the client its "
+            "kind: female_probability, embedding, class_probabilities; kinship_embedding is an embedding, too."
         ),
     ] = None,
     crops: Annotated[

@@ -213,7 +213,7 @@ def compare_model_variants(
         list[str] | None,
         typer.Option(
             help="Variant to compare, for example padded-256x128; may be repeated, and "
-            "the first is what the others are compared with. Default: the declared one "
+            "the others are compared with the first. Default: the declared one "
             "and each other option."
         ),
     ] = None,

@@ -1,1 +1,1 @@
-"""What a deployment takes from the declarations: figures, rules and dashboard."""
+"""Parts of a deployment that follow from declarations: figures, rules, dashboard."""

@@ -51,7 +51,7 @@ TOKEN_PLACEHOLDER = "$(PERSONSERVE_TOKEN)"  # noqa: S105 - Kubernetes puts the v
 
 
 def chart_figures() -> dict[str, Any]:
-    """Return what the chart's templates read from files/figures.json."""
+    """Return the content of files/figures.json, which the chart's templates read."""
     ports = Ports()
     return {
         "default_models": list(MAIN_MODELS),

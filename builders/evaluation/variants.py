@@ -65,7 +65,7 @@ def candidate_variants(model: Model, names: Sequence[str]) -> list[str]:
 
 
 def people_from_paths(paths: Sequence[Path]) -> list[str]:
-    """Return who is on each crop, or nothing if names do not tell.
+    """Return the identity of each crop, or nothing if names do not tell.
 
     Names of Market-1501's form state the person. Otherwise folders are people, if there
     are several with two crops or more.

@@ -103,7 +103,7 @@ def show_version(folder: Path, number: int) -> None:
 
 
 def latest_pending(folder: Path) -> int | None:
-    """Return the version that a rollout has yet to judge, None if there is none.
+    """Return the version that a rollout has yet to judge, or None.
 
     Args:
         folder: Folder of the model.

@@ -206,7 +206,7 @@ class Silence:
         return time.monotonic() - self._began_at
 
     def observe(self) -> CpuUse:
-        """Return what the processes have done since the first call of this method."""
+        """Return the processes' work since the first call of this method."""
         now, demand = time.monotonic(), read_cpu_demand(self._list_pids())
         if self._first is None:
             self._first = now, demand

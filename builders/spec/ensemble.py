@@ -135,7 +135,7 @@ class Ensemble:
         return replace(self, steps=tuple(map(choose_step, self.steps)))
 
     def _check_imported(self, model: OnnxModel) -> None:
-        """Require what a step can be given and can answer in every case."""
+        """Require inputs that a step can be given, and answers in every case."""
         require(
             model.takes_crops_only,
             f"ensemble {self.name}: step {model.name} is an imported ONNX file whose "

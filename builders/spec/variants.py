@@ -80,7 +80,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Sign:
-    """Names in a checkpoint that suggest an option which is not the declared one.
+    """Names in a checkpoint that suggest another option than the declared one.
 
     Attributes:
         keys: Patterns (fnmatch) of names in the file.

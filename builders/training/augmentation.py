@@ -53,7 +53,7 @@ def augment(
 
 
 def _shift(crops: Tensor, offsets: Tensor) -> Tensor:
-    """Move each crop by whole pixels [2, N] (rows, columns); what is new is black."""
+    """Move each crop by whole pixels [2, N] (rows, columns); new pixels are black."""
     count, height, width, _ = crops.shape
     device = crops.device
     rows = torch.arange(height, device=device)[None] + offsets[0][:, None]

@@ -31,7 +31,7 @@ BAND_STEPS = 100
 
 @dataclass(frozen=True)
 class Confidence:
-    """What the validation part says about a probability.
+    """Statistics of a probability on the validation part.
 
     Attributes:
         temperature: Divisor of the logit that makes the probability fit best.

@@ -53,7 +53,7 @@ MAX_STORE_SHARE = 0.5
 
 @dataclass
 class Counters:
-    """What a run has done.
+    """Progress of a run.
 
     Attributes:
         step: Number of finished steps.

@@ -30,7 +30,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 
 @dataclass
 class Answers:
-    """What a network computes from one batch, for losses; all FP32.
+    """Tensors that a network computes from one batch, for losses; all FP32.
 
     Attributes:
         outputs: The outputs [N, size], by name.
@@ -83,7 +83,7 @@ class TappedOps(TorchOps):
         return result
 
     def collect_answers(self, model: Model) -> Answers:
-        """Run a model and return its outputs with what was recorded.
+        """Run a model and return its outputs with the recorded tensors.
 
         Args:
             model: The model.

@@ -90,7 +90,7 @@ class RateSchedule:
             self._plateau.step(validation_loss)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs."""
+        """Return the state that a resumed run needs."""
         rate = float(self._holder.param_groups[0]["lr"])
         plateau = self._plateau
         return {

@@ -140,7 +140,7 @@ class Freezing:
 
 @dataclass(frozen=True)
 class TaskRecipe:
-    """What is learnt from one data set.
+    """Task of a recipe: the answers that one data set teaches.
 
     Attributes:
         kind: One of TASK_KINDS.

@@ -67,7 +67,7 @@ class RunFolder:
             torch.save(content, partial)
 
     def load_state(self, *, resume: bool) -> dict[str, Any] | None:
-        """Return the saved state; None if there is none.
+        """Return the saved state, or None.
 
         Args:
             resume: Whether a saved state is wanted.

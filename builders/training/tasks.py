@@ -1,4 +1,4 @@
-"""Tasks: what is learnt from the batches of one data set, and how it is judged."""
+"""Tasks: losses on the batches of one data set, and scores of its validation part."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Task:
         raise NotImplementedError
 
     def validate(self, predict: Predict) -> dict[str, float]:
-        """Return the scores of the validation part; "loss" decides what is best.
+        """Return the scores of the validation part; "loss" decides which step is best.
 
         Args:
             predict: Runs the network on examples.

@@ -46,7 +46,7 @@ MAX_LEAK_LINES = 10
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """What a run does beside its recipe.
+    """Settings of a run that are not part of its recipe.
 
     Attributes:
         first_weights: Checkpoint to start from; None for random weights.
@@ -75,7 +75,7 @@ class TrainingOptions:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a run has made.
+    """Result of a run.
 
     Attributes:
         best: The best weights.

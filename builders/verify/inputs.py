@@ -69,7 +69,7 @@ def server_runner(client: Client, model: str) -> Runner:
 
 
 def flatten_rows(outputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, FloatArray]:
-    """Return outputs as rows of values, which are what is compared and stored.
+    """Return outputs as rows of values, the form in which they are compared and stored.
 
     Args:
         outputs: Arrays [N, ...] of any type by output name.

@@ -52,7 +52,7 @@ class StateDict:
 
 
 def find_state_dict(loaded: Any, key: str = "") -> StateDict:
-    """Find the state dict in what a file contains.
+    """Find the state dict in the content of a file.
 
     Args:
         loaded: Content of the file.

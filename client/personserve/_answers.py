@@ -199,7 +199,7 @@ def read_no_people(model: ModelDescription | None) -> People:
 
 
 def read_roles(model: ModelDescription, abstain_below: float) -> dict[str, Role]:
-    """Return what a model's description states about its outputs.
+    """Return the properties of the outputs that a model's description states.
 
     Args:
         model: Description of the model.

@@ -18,7 +18,7 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from builders.repository.layout import Repository
-from personserve import AccessDeniedError
+from personserve import AccessDeniedError, Retry
 from personserve.internal.access import GRPC_KEY_HEADER, GRPC_TOKEN_HEADER
 from tests.deploy.chaos_proxy import Load, embeddings
 from tests.deploy.fleet import (
@@ -188,3 +188,24 @@ def test_no_call_fails_when_a_server_is_killed(deployment: Deployment) -> None:
             each.wait_for(CALLS)
     for each in loads:
         assert each.outcome.failed == 0, each.outcome.text()
+
+
+def test_a_server_that_unloads_its_model_is_asked_in_vain_by_envoy_alone(
+    deployment: Deployment,
+) -> None:
+    fleet = deployment.fleet
+    address = deployment.addresses["envoy"]
+    log = fleet.folder / "envoy.log"
+    wait_until(lambda: count_healthy(deployment.admin_port) == SERVERS, log)
+    (pid,) = fleet.servers[0].triton_pids()
+    with (
+        fleet.open_client(address, retry=Retry(attempts=1)) as client,
+        Load(client, callers=3) as load,
+    ):
+        load.wait_for(CALLS // 4)
+        # Triton unloads its models, closes its port some time later, and ends
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: pid not in fleet.servers[0].triton_pids(), log)
+        load.wait_for(load.count + CALLS // 4)
+    refused = [each for each in load.outcome.calls if "no available version" in each]
+    assert not refused, load.outcome.text()

@@ -18,7 +18,7 @@ from personserve._calls.models import ModelCalls
 
 
 class Calls:
-    """The calls of one client, by what they send.
+    """The calls of one client, by the kind of their input.
 
     Args:
         abstain_below: Probability below which a gender is marked as abstained.

@@ -22,7 +22,7 @@ from personserve.images.crops import CropShape, Pixels
 
 @dataclass(frozen=True)
 class Part:
-    """A model that takes crops, and what it answers.
+    """A model that takes crops, and its answers.
 
     Attributes:
         model: Description of the model.

@@ -1,4 +1,4 @@
-"""One person: gender, embedding and whatever else the model answers."""
+"""One person: gender, embedding and all other answers of the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model answers about people: one role for each of its outputs.
+"""Roles: the meaning of each output of a model that answers about people.
 
 A role is the name of an output tensor, and its ending tells what kind it is:
 `embedding` and `kinship_embedding` are embeddings, `female_probability` and
@@ -77,7 +77,7 @@ class Role:
 
     @property
     def kind(self) -> RoleKind:
-        """What the output holds, by the ending of its name."""
+        """Meaning of an output, by the ending of its name."""
         return kind_of_role(self.name)
 
     def gender(self, female_probability: float) -> Gender:

@@ -150,7 +150,7 @@ def _outputs_from_message(request: Infer, message: Any) -> Outputs:
 
 
 def description_from_config(config: Any) -> ModelDescription:
-    """Return what a configuration says about a model.
+    """Return the description of a model from its configuration.
 
     Args:
         config: A ModelConfig, of a server's answer or of a file.

@@ -1,4 +1,4 @@
-"""The run of an archive: find the items, leave out what is done, answer the rest."""
+"""The run of an archive: find the items, leave out finished ones, answer the rest."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BATCH_ITEMS = 64
 
 @dataclass
 class Outcome:
-    """What a run has done.
+    """Result of a run.
 
     Attributes:
         items: Number of items of the sources.

@@ -99,7 +99,7 @@ def build_gallery(
 def find_identities(
     folder: Path | str, same_person: float, *, role: str = EMBEDDING_ROLE
 ) -> Identities:
-    """Join the people of an archive who are the same person, by their embeddings.
+    """Group the rows of an archive by person, from their embeddings.
 
     Two people of at least the similarity are joined, and so are all that are connected
     by such pairs: scikit-learn's DBSCAN (Ester et al., KDD 1996) with `min_samples` 1.

@@ -1,4 +1,4 @@
-"""The operator: answers the items of a batch, and writes what it has.
+"""The operator: answers the items of a batch, and writes the answers.
 
 It is the same in a worker of Ray Data and in the caller's process. The images are
 decoded and cut here, so that a server gets crops, and both kinds of back end get the

@@ -114,7 +114,7 @@ def identities(
     role: RoleName = None,
     json: AsJson = False,
 ) -> None:
-    """Join the people of an archive who are the same person, as a table and a sheet."""
+    """Group the people of an archive by identity, as a table and a contact sheet."""
     require_pyarrow()
     import pyarrow.parquet as pq
 

@@ -138,7 +138,7 @@ def bench(
 
 
 def _name_inputs(model: ModelDescription) -> str | None:
-    """Return what a model takes: "frames", "crops", or None for tensors of its own."""
+    """Return a model's input: "frames", "crops", or None for tensors of its own."""
     if model.takes_frames:
         return "frames"
     return "crops" if model.takes_crops else None

@@ -153,7 +153,7 @@ def _finish(
     outputs: TrackOutputs,
     results: Results,
 ) -> None:
-    """Write the timeline, and report what was followed."""
+    """Write the timeline, and report the number of tracks."""
     counts = tracks.counts
     results.frame_count += counts.frames
     results.detection_count += counts.boxes

@@ -54,7 +54,7 @@ def boxes_from_result(value: Any) -> Any:
 
 
 def to_host(values: Any) -> Any:
-    """Copy a torch tensor from the GPU; return everything else as it is.
+    """Copy a torch tensor from the GPU; return everything else unchanged.
 
     Args:
         values: A tensor, or anything else.

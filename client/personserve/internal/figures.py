@@ -100,7 +100,7 @@ def place_legend(figure: Figure, panels: Sequence[Axes]) -> None:
 
 
 def mark_figure(figure: Figure, text: str, *, is_warning: bool) -> None:
-    """Write one line below a figure, which says what it shows.
+    """Write one line below a figure: its subject and its data.
 
     Args:
         figure: The figure.

@@ -1,4 +1,4 @@
-"""One person over time, as it is returned to the caller."""
+"""One person over time, as returned to the caller."""
 
 from __future__ import annotations
 
