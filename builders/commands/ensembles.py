@@ -31,7 +31,8 @@ def compose(
         typer.Option(
             help="NETWORK.OUTPUT=ROLE: the output's name for clients, if it differs "
             "from the network's; may be repeated. A role's ending tells the client its "
-            "kind: female_probability, embedding, class_probabilities; kinship_embedding is an embedding, too."
+            "kind: female_probability, embedding, class_probabilities; "
+            "kinship_embedding is an embedding, too."
         ),
     ] = None,
     crops: Annotated[
