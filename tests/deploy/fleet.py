@@ -41,8 +41,7 @@ NAME = "people.test"
 TOKEN = "0123456789abcdef0123456789abcdef"  # noqa: S105 - of these servers alone
 PATIENCE_S = 300.0
 DRAIN_DELAY_S = 5.0
-"""As in the chart. With 2 s on a busy machine, 5 of 9,500 calls through Envoy failed on
-the server that was ending."""
+"""As in the chart."""
 
 PROXIES = ROOT / "deploy" / "proxy"
 

@@ -190,7 +190,7 @@ def test_no_call_fails_when_a_server_is_killed(deployment: Deployment) -> None:
         assert each.outcome.failed == 0, each.outcome.text()
 
 
-def test_a_server_that_unloads_its_model_is_asked_in_vain_by_envoy_alone(
+def test_envoy_repeats_what_a_server_refuses_that_has_unloaded_its_model(
     deployment: Deployment,
 ) -> None:
     fleet = deployment.fleet
