@@ -21,7 +21,7 @@ from builders.serve.tracing import trace_arguments
 from builders.serve.tritonserver import Ports, TritonServer
 from personserve import Client
 
-MODEL = "kinship_pair"
+STEPS = ("person_preprocess", "person_gender", "person_reid_kd_r18")
 PATIENCE_S = 300.0
 
 
@@ -71,10 +71,10 @@ def test_the_spans_of_server_and_client_are_one_trace(
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    embedding = np.full((1, 256), 1 / 16, np.float32)
+    frame = np.zeros((480, 640, 3), np.uint8)
     server = TritonServer(
         repository,
-        models=[MODEL],
+        models=["person_attributes"],
         cores=1,
         ports=Ports.free(),
         arguments=trace_arguments(collector.url),
@@ -84,17 +84,22 @@ def test_the_spans_of_server_and_client_are_one_trace(
         kind = type(parts.dispatcher.telemetry)
         # not the process's own tracer, which other tests would see
         parts.dispatcher.telemetry = kind(provider.get_tracer("test"))
-        client.infer(MODEL, {"embedding_a": embedding, "embedding_b": embedding})
+        client.attributes(frame, [[10, 10, 200, 300]])
         deadline = time.monotonic() + PATIENCE_S
-        while not any(each["name"] == "compute" for each in collector.spans):
+        while len(collector.spans) < 2 + 2 * len(STEPS):  # a step has "compute" below
             assert time.monotonic() < deadline, collector.spans
             time.sleep(0.05)
     (sent,) = exporter.get_finished_spans()
     trace_id, span_id = f"{sent.context.trace_id:032x}", f"{sent.context.span_id:016x}"
     assert {each["traceId"] for each in collector.spans} == {trace_id}
-    parents = {each["name"]: each.get("parentSpanId") for each in collector.spans}
-    assert parents["InferRequest"] == span_id
-    assert MODEL in parents
+    named = {each["name"]: each for each in collector.spans}
+    assert named["InferRequest"]["parentSpanId"] == span_id
+    for step in STEPS:
+        assert named[step]["parentSpanId"] == named["person_attributes"]["spanId"]
+    computed = [each for each in collector.spans if each["name"] == "compute"]
+    assert {each["parentSpanId"] for each in computed} == {
+        named[step]["spanId"] for step in STEPS
+    }
 
 
 @pytest.mark.parametrize("url", ["https://host/v1/traces", "host:4318", "http://host"])
