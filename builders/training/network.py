@@ -7,7 +7,7 @@ wiring has them, before the sigmoid and before L2 normalisation.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from builders.ops import BatchNorm
+from builders.ops import BatchNorm, Conv
 from builders.ops.torch import TorchOps
 from builders.spec.model import Model
 
@@ -37,24 +37,44 @@ class Answers:
         logits: Logits of the probabilities [N], by output name.
         features: What L2 normalisation gets [N, size], by output name.
         before_neck: Input of the batch-norm neck [N, size]; None without a neck.
+        stages: Residual stages before their ReLU [N, C, H, W], if they were asked for.
     """
 
     outputs: dict[str, Tensor] = field(default_factory=dict)
     logits: dict[str, Tensor] = field(default_factory=dict)
     features: dict[str, Tensor] = field(default_factory=dict)
     before_neck: Tensor | None = None
+    stages: list[Tensor] = field(default_factory=list)
 
 
 class TappedOps(TorchOps):
     """TorchOps that records logits and features."""
 
     def __init__(
-        self, weights: Mapping[str, Tensor], inputs: Mapping[str, Tensor]
+        self,
+        weights: Mapping[str, Tensor],
+        inputs: Mapping[str, Tensor],
+        stage_norms: Sequence[str] = (),
     ) -> None:
         super().__init__(weights, inputs)
+        self._stage_norms = stage_norms
+        self._stage_ends: list[Tensor] = []
+        self._stages: list[Tensor] = []
         # by identity of the result; the values are kept so that no id is used again
         self._sources: dict[int, tuple[Tensor, Tensor]] = {}
         self._neck_input: Tensor | None = None
+
+    def convolution(self, x: Tensor, conv: Conv) -> Tensor:
+        result = super().convolution(x, conv)
+        if conv.norm is not None and conv.norm.name in self._stage_norms:
+            self._stage_ends.append(result)
+        return result
+
+    def add(self, a: Tensor, b: Tensor) -> Tensor:
+        result = super().add(a, b)
+        if self._stage_ends and a is self._stage_ends[-1]:
+            self._stages.append(result)
+        return result
 
     def sigmoid(self, x: Tensor) -> Tensor:
         return self._record(super().sigmoid(x.float()), x)
@@ -99,6 +119,7 @@ class TappedOps(TorchOps):
             kept[name] = source[1].float() if is_vector else source[1].float().flatten()
         if self._neck_input is not None:
             answers.before_neck = self._neck_input.float().flatten(1)
+        answers.stages = self._stages
         return answers
 
 
@@ -110,6 +131,7 @@ class TrainingOps(TappedOps):
         inputs: UINT8 [N, H, W, 3] or FP32 [N, size] by input name.
         momentum: Weight of a batch in the running statistics.
         still: Names of batch norms that use their running statistics instead.
+        stage_norms: Last batch norms of the stages to record.
     """
 
     def __init__(
@@ -118,8 +140,9 @@ class TrainingOps(TappedOps):
         inputs: Mapping[str, Tensor],
         momentum: float,
         still: Collection[str],
+        stage_norms: Sequence[str] = (),
     ) -> None:
-        super().__init__(weights, inputs)
+        super().__init__(weights, inputs, stage_norms)
         self._momentum, self._still = momentum, still
 
     def batch_norm(self, x: Tensor, norm: BatchNorm) -> Tensor:
@@ -148,15 +171,22 @@ class TrainedNetwork(nn.Module):
     Args:
         model: The model.
         arrays: Its weights by checkpoint name.
-        heads: Parameters of training alone, by checkpoint name.
+        heads: Parameters and statistics of training alone, by checkpoint name.
         momentum: Weight of a batch in the running statistics.
+        stage_norms: Last batch norms of the stages that losses compare.
     """
 
     def __init__(
-        self, model: Model, arrays: Arrays, heads: Arrays, momentum: float = 0.1
+        self,
+        model: Model,
+        arrays: Arrays,
+        heads: Arrays,
+        momentum: float = 0.1,
+        stage_norms: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.model, self.momentum = model, momentum
+        self.stage_norms = tuple(stage_norms)
         for key, entry in model.summary.layout.items():
             if entry.kind == "counter":
                 self._enter(key, torch.zeros((), dtype=torch.int64))
@@ -165,7 +195,9 @@ class TrainedNetwork(nn.Module):
                 is_parameter = entry.kind == "parameter"
                 self._enter(key, nn.Parameter(value) if is_parameter else value)
         for key, array in heads.items():
-            self._enter(key, nn.Parameter(torch.from_numpy(np.array(array))))
+            value = torch.from_numpy(np.array(array))
+            is_statistic = ".running_" in key
+            self._enter(key, value if is_statistic else nn.Parameter(value))
 
     def _enter(self, key: str, value: Tensor) -> None:
         """Put a tensor where the state dict gives it its checkpoint name."""
@@ -193,7 +225,9 @@ class TrainedNetwork(nn.Module):
             inputs: UINT8 [N, H, W, 3] or FP32 [N, size] by input name.
             still: Names of batch norms that use their running statistics.
         """
-        ops = TrainingOps(self.tensors(), inputs, self.momentum, still)
+        ops = TrainingOps(
+            self.tensors(), inputs, self.momentum, still, self.stage_norms
+        )
         return ops.collect_answers(self.model)
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:

@@ -158,6 +158,7 @@ class TaskRecipe:
             batch-norm neck.
         distil: Weight of the divergence from a teacher's logits; 0 for no teacher.
         distil_temperature: Temperature of both logits.
+        overhaul: Weight of the distance from a teacher's residual stages; 0 for none.
         validation_share: Share of the identities (or images) that validate, where the
             data set has no validation part.
     """
@@ -176,6 +177,7 @@ class TaskRecipe:
     triplet_side: str = "after"
     distil: float = 0.0
     distil_temperature: float = 16.0
+    overhaul: float = 0.0
     validation_share: float = 0.2
 
 

@@ -22,6 +22,7 @@ from builders.training.losses import (
     triplet_loss,
 )
 from builders.training.network import Answers
+from builders.training.overhaul import overhaul_loss
 from builders.training.recipes import TaskRecipe, TrainingError
 from builders.training.sampling import (
     IdentitySampler,
@@ -35,8 +36,8 @@ Arrays = dict[str, npt.NDArray[Any]]
 Predict = Callable[[Examples, Sequence[IntArray]], Answers]
 """Runs the network on examples: rows for each of the model's images; on the CPU."""
 
-Teacher = Callable[[Mapping[str, Tensor]], Tensor]
-"""Returns a teacher's logits [N, K] of a batch of inputs."""
+Teacher = Callable[[Mapping[str, Tensor]], tuple[Tensor, list[Tensor]]]
+"""Returns a teacher's logits [N, K] of a batch of inputs, and its residual stages."""
 
 HEAD_STD = 0.01
 """Standard deviation of a new classifier's weights in FastReID's EmbeddingHead."""
@@ -68,6 +69,7 @@ class Task:
                 raise TrainingError(f"{part.name}: no images; both parts need some")
         self.heads: Arrays = {}
         self.teacher: Teacher | None = None
+        self.margins: list[Tensor] = []
         self.sampler: Sampler = ShuffledSampler(len(split.train), how.batch, seed)
 
     def rows(self, number: int) -> list[IntArray]:
@@ -175,11 +177,15 @@ class IdentityTask(Task):
             if how.classifier == "circle":
                 logits = circle_logits(plain / how.scale, labels, how.scale, how.margin)
             loss = loss + class_loss(logits, labels, how.label_smoothing)
-            if self.teacher is not None and how.distil:
-                theirs = self.teacher(inputs)
+            if self.teacher is not None and (how.distil or how.overhaul):
+                theirs, stages = self.teacher(inputs)
                 loss = loss + how.distil * divergence_loss(
                     plain, theirs, how.distil_temperature
                 )
+                if how.overhaul:
+                    loss = loss + how.overhaul * overhaul_loss(
+                        answers.stages, stages, self.margins, tensors
+                    )
         if how.triplet != "none":
             compared = features
             if how.triplet_side == "before" and answers.before_neck is not None:

@@ -23,6 +23,11 @@ from builders.training.initial import load_first_weights
 from builders.training.leaks import drop_leaks, find_leaks
 from builders.training.loop import TrainingLoop
 from builders.training.network import TappedOps, TrainedNetwork
+from builders.training.overhaul import (
+    create_connectors,
+    find_stage_norms,
+    margin_from_norm,
+)
 from builders.training.recipes import Recipe, TrainingError
 from builders.training.report import (
     assess_task,
@@ -194,11 +199,18 @@ def train_on(
         for number, (how, split) in enumerate(zip(recipe.tasks, splits, strict=True))
     ]
     arrays, sources = load_first_weights(model, options.first_weights, recipe.seed)
-    heads = {key: array for task in tasks for key, array in task.heads.items()}
     fabric = _create_fabric(recipe, options, has_several=len(tasks) > 1)
     if options.teacher is not None:
         _set_teacher(tasks, *options.teacher, fabric.device)
-    network = TrainedNetwork(model, arrays, heads, recipe.freezing.momentum)
+    heads = {key: array for task in tasks for key, array in task.heads.items()}
+    has_stages = any(task.margins for task in tasks)
+    network = TrainedNetwork(
+        model,
+        arrays,
+        heads,
+        recipe.freezing.momentum,
+        find_stage_norms(model) if has_stages else (),
+    )
     facts = _describe_run(recipe, model, splits, options, fabric)
     digest = hashlib.sha256(json.dumps(facts["inputs"]).encode()).hexdigest()
     run_folder = RunFolder(folder, digest)
@@ -272,13 +284,36 @@ def _set_teacher(
                 f"the data set has {classes}; a teacher needs the same ones"
             )
 
-        def run(inputs: Mapping[str, Tensor], task: IdentityTask = task) -> Tensor:
+        norms = _connect_stages(task, model, tensors) if task.how.overhaul else ()
+
+        def run(
+            inputs: Mapping[str, Tensor],
+            task: IdentityTask = task,
+            norms: Sequence[str] = norms,
+        ) -> tuple[Tensor, list[Tensor]]:
             with torch.no_grad():
-                answers = TappedOps(tensors, inputs).collect_answers(model)
+                answers = TappedOps(tensors, inputs, norms).collect_answers(model)
                 features = answers.features[model.outputs[0].name]
-                return task.plain_logits(features, tensors[head])
+                return task.plain_logits(features, tensors[head]), answers.stages
 
         task.teacher = run
+
+
+def _connect_stages(
+    task: IdentityTask, teacher: Model, tensors: Mapping[str, Tensor]
+) -> tuple[str, ...]:
+    """Give a task connectors and margins; return the teacher's last norms."""
+    ours, theirs = find_stage_norms(task.model), find_stage_norms(teacher)
+    layout = task.model.summary.layout
+    channels = [layout[f"{name}.weight"].shape[0] for name in ours]
+    task.heads |= create_connectors(
+        channels, [len(tensors[f"{name}.weight"]) for name in theirs], task.seed
+    )
+    task.margins = [
+        margin_from_norm(tensors[f"{name}.weight"], tensors[f"{name}.bias"])
+        for name in theirs
+    ]
+    return theirs
 
 
 def _describe_run(
