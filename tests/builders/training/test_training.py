@@ -229,6 +229,20 @@ def test_bad_input_is_explained(tmp_path: Path) -> None:
         _train_gender(tmp_path / "run", split)
 
 
+def test_a_gpu_without_enough_memory_says_the_batch_to_try(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = material.small_model("person_gender_gennet_recon")
+    split = material.split_of_people(model)
+
+    def run_out(*_args: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(TrainedNetwork, "forward", run_out)
+    with pytest.raises(TrainingError, match=r"for a batch of 16; .*--batch 8"):
+        _train_gender(tmp_path / "run", split)
+
+
 def test_one_identity_is_refused(tmp_path: Path) -> None:
     model = material.small_model("person_reid_osnet_x0_25")
     split = material.split_of_people(model)
