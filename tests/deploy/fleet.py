@@ -215,20 +215,12 @@ def wait_until(condition: Any, log: Path) -> None:
 
 
 @contextmanager
-def open_fleet(
-    repository: Repository,
-    count: int = 3,
-    *,
-    model: str = MODEL,
-    started: int | None = None,
-) -> Iterator[Fleet]:
+def open_fleet(repository: Repository, count: int = 3) -> Iterator[Fleet]:
     """Start servers and a name server.
 
     Args:
         repository: Repository with the model.
         count: Number of servers.
-        model: Name of the model to serve.
-        started: Number of servers to start, and to put behind the name; None for all.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -246,7 +238,7 @@ def open_fleet(
             ports = Ports(0, grpc_port, Ports.free().metrics)
             command = [
                 *(sys.executable, "-c", PROGRAM, str(repository.root)),
-                *("serve", "--model", model, "--cores", "1", "--exposed"),
+                *("serve", "--model", MODEL, "--cores", "1", "--exposed"),
                 *("--host", host, "--token-file", str(folder / "token")),
                 *("--grpc-port", str(grpc_port)),
                 *("--metrics-port", str(ports.metrics)),
@@ -255,18 +247,18 @@ def open_fleet(
             ]
             log = folder / f"{host}.log"
             servers.append(FleetServer(host, ports, health_port, command, log))
-        names = Names(hosts[:started])
+        names = Names(hosts)
         logger = DNSLogger("-request,-reply", prefix=False)
         dns = DNSServer(names, port=0, address="127.0.0.1", logger=logger)
         dns.start_thread()
         stack.callback(dns.server.server_close)
         stack.callback(dns.stop)
         name_server = f"127.0.0.1:{dns.server.server_address[1]}"
-        for each in servers[:started]:
+        for each in servers:
             each.start()
         for each in servers:
             stack.callback(_stop, each)
-        for each in servers[:started]:
+        for each in servers:
             each.wait_until_ready()
         yield Fleet(servers, names, name_server, folder, folder / "ca.pem", stack)
 
