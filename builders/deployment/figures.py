@@ -6,6 +6,7 @@ has its figures for one process, and the chart multiplies and adds:
     instances = fixed + per_core * cores
     /dev/shm  = sum of instances * max(request, largest reserved of the networks)
     memory    = sum of instances * process
+    GPU pool  = sum of pool
 
 tests/deploy/test_figures.py compares the chart's results with `serve`'s.
 """
@@ -19,6 +20,7 @@ from builders.repository.config import DEFAULT_TARGET, count_instances
 from builders.serve.access import restrictions
 from builders.serve.endpoints import Ports
 from builders.serve.resources import (
+    cuda_pool_bytes,
     instance_shm_bytes,
     process_bytes,
     request_shm_bytes,
@@ -103,5 +105,6 @@ def _process_figures(declaration: Network | PythonModel, target: str) -> dict[st
         "per_core": two - one,
         "reserved_bytes": instance_shm_bytes([declaration], target),
         "request_bytes": request_shm_bytes(declaration),
+        "pool_bytes": cuda_pool_bytes([declaration], target),
         "process_bytes": process_bytes(weights_bytes),
     }

@@ -57,7 +57,26 @@ def _tensorrt(model: Network, _cores: int, ensembles: Sequence[Ensemble]) -> Fie
         "model_warmup": _warm_up(
             model, {1, model.batching.opt_batch_size, model.batching.max_batch_size}
         ),
+        **_execution(model),
     }
+
+
+def _execution(model: Network) -> Fields:
+    """Return the options of the native TensorRT backend; none if all are off."""
+    execution = model.execution
+    cuda: Fields = {}
+    if execution.graph_batch_sizes:
+        shapes = {each.name: {"dim": list(each.shape)} for each in model.inputs}
+        cuda["graphs"] = True
+        cuda["graph_spec"] = [
+            {"batch_size": size, "input": shapes}
+            for size in execution.graph_batch_sizes
+        ]
+    if execution.busy_wait_events:
+        cuda["busy_wait_events"] = True
+    if execution.output_copy_stream:
+        cuda["output_copy_stream"] = True
+    return {"optimization": {"cuda": cuda}} if cuda else {}
 
 
 def _onnxruntime(model: Network, _cores: int, ensembles: Sequence[Ensemble]) -> Fields:
@@ -97,7 +116,9 @@ def _cpu(model: Network, cores: int, ensembles: Sequence[Ensemble]) -> Fields:
 
 
 def _rtx(model: Network, cores: int, ensembles: Sequence[Ensemble]) -> Fields:
-    return _tensorrt(model, cores, ensembles) | {
+    fields = _tensorrt(model, cores, ensembles)
+    fields.pop("optimization", None)  # options of the native backend
+    return fields | {
         "platform": "",
         "backend": "python",
         "default_model_filename": "plan_model.py",
@@ -133,7 +154,7 @@ def count_instances(declaration: Network | PythonModel, target: str, cores: int)
         cores: CPU cores of the machine.
     """
     if isinstance(declaration, PythonModel):
-        if _gpu_form(declaration, target) is not None:
+        if gpu_form(declaration, target) is not None:
             return GPU_PROCESSES
         return declaration.instances or cores
     if target == "cpu":
@@ -141,8 +162,13 @@ def count_instances(declaration: Network | PythonModel, target: str, cores: int)
     return declaration.batching.gpu_instances if target == "rtx" else 0
 
 
-def _gpu_form(model: PythonModel, target: str) -> Path | None:
-    """Return the file of the form for a GPU, if the target is on one."""
+def gpu_form(model: PythonModel, target: str) -> Path | None:
+    """Return the file of the form for a GPU, if the target is on one.
+
+    Args:
+        model: A Python model.
+        target: Name of the target, for example "cpu".
+    """
     return model.gpu_model_file if target in GPU_TARGETS else None
 
 
@@ -305,8 +331,8 @@ def _python_fields(
     model: PythonModel, repository: Repository, target: str, cores: int
 ) -> Fields:
     instances = count_instances(model, target, cores)
-    gpu_form = _gpu_form(model, target)
-    on_gpu = gpu_form is not None
+    gpu_file = gpu_form(model, target)
+    on_gpu = gpu_file is not None
     parameters = dict(model.parameters)
     networks = {
         network.name
@@ -322,7 +348,7 @@ def _python_fields(
     policy = queue_policy(GPU_FRAMES) if on_gpu else cpu_queue_policy(instances)
     return {
         "backend": "python",
-        "default_model_filename": "" if gpu_form is None else gpu_form.name,
+        "default_model_filename": "" if gpu_file is None else gpu_file.name,
         "instance_group": [{"kind": kind, "count": instances}],
         "dynamic_batching": {"default_queue_policy": policy},
         "parameters": _parameters(parameters),

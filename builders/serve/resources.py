@@ -9,8 +9,9 @@ from contextlib import suppress
 from math import ceil, prod
 from pathlib import Path
 
-from builders.repository.config import count_instances
+from builders.repository.config import count_instances, gpu_form
 from builders.repository.layout import ARTEFACTS, Repository
+from builders.repository.queue_limits import PEOPLE_PER_GPU
 from builders.serve.errors import ServeError
 from builders.spec.ensemble import Declaration, Ensemble, PythonModel
 from builders.spec.model import Network
@@ -116,6 +117,23 @@ def instance_shm_bytes(declarations: Iterable[Declaration], target: str) -> int:
         for max_batch in [each.batching.max_batch_size]
     ]
     return BASE_SHM_BYTES + ceil(SHM_SLACK * max(sizes, default=0))
+
+
+def cuda_pool_bytes(declarations: Iterable[Declaration], target: str) -> int:
+    """Return the size of Triton's memory pool on each GPU; 0 leaves it at its default.
+
+    Preprocessing on a GPU hands crops to the networks in this pool. It holds those of
+    as many people as may wait there; Triton's default of 64 MB holds 225 people's.
+
+    Args:
+        declarations: What is to be served.
+        target: Name of the target.
+    """
+    return sum(
+        _tensor_bytes(each.output_tensors, PEOPLE_PER_GPU)
+        for each in declarations
+        if isinstance(each, PythonModel) and gpu_form(each, target) is not None
+    )
 
 
 def check_memory(

@@ -43,6 +43,7 @@ from builders.serve.processes import describe_exit, list_session
 from builders.serve.resources import (
     check_memory,
     check_shared_memory,
+    cuda_pool_bytes,
     instance_shm_bytes,
     usable_cores,
 )
@@ -55,6 +56,7 @@ from builders.serve.wheel import (
 )
 from builders.spec.ensemble import Declaration, Ensemble
 from personserve.internal.access import generate_access_key, published_access_key
+from personserve.internal.machine import gpu_names
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -334,6 +336,7 @@ class TritonServer:
             f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
             f"--backend-config=python,shm-default-byte-size={self._shm_bytes()}",
             f"--exit-timeout-secs={self.drain_timeout_s}",
+            *self._cuda_pools(),
             *self._endpoints.arguments(access_key),
             *self.arguments,
         ]
@@ -355,6 +358,12 @@ class TritonServer:
     def _shm_bytes(self) -> int:
         declarations = self._served_declarations()
         return instance_shm_bytes(declarations, self.target)
+
+    def _cuda_pools(self) -> list[str]:
+        """Return the options for Triton's memory pool on each GPU of the machine."""
+        size = cuda_pool_bytes(self._served_declarations(), self.target)
+        gpus = range(len(gpu_names())) if size else range(0)
+        return [f"--cuda-memory-pool-byte-size={gpu}:{size}" for gpu in gpus]
 
     def _config_name(self) -> str:
         """Render this machine's instance counts; the name of that configuration."""

@@ -20,7 +20,9 @@ from builders.repository.queue_limits import TIMEOUT_S
 from builders.repository.runtimes import deadlines
 from builders.repository.runtimes.admission import Admission, OverloadError
 from builders.repository.runtimes.deadlines import AbandonedError, Deadlines
-from builders.serve.resources import instance_shm_bytes
+from builders.serve import tritonserver
+from builders.serve.resources import cuda_pool_bytes, instance_shm_bytes
+from builders.serve.tritonserver import TritonServer
 from builders.spec.catalogue import catalogue
 from builders.spec.ensemble import Ensemble, PythonModel
 from personserve import Client
@@ -263,3 +265,23 @@ def test_networks_reserve_shared_memory_for_their_largest_batch() -> None:
     assert 1.1 * crops_bytes < reserved < 1.3 * crops_bytes
     assert instance_shm_bytes(known.values(), "cpu") >= reserved
     assert instance_shm_bytes(known.values(), "tensorrt") == 1 << 20, "Triton's own"
+
+
+def test_crops_on_a_gpu_have_a_pool(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = catalogue()
+    crops = 8192 * (224 * 224 * 3 + 384 * 128 * 3)
+    preprocess = known["person_preprocess"]
+    assert cuda_pool_bytes([preprocess, known["person_gender"]], "tensorrt") == crops
+    assert cuda_pool_bytes([known["person_gender"]], "tensorrt") == 0, "no crops cut"
+    assert cuda_pool_bytes([preprocess], "cpu") == 0
+
+    monkeypatch.setattr(tritonserver, "gpu_names", lambda: ["H100", "H100"])
+    server = TritonServer(repository, models=["person_attributes"])
+    option = "--cuda-memory-pool-byte-size"
+    command, _ = server.command("k" * 32)
+    assert not any(each.startswith(option) for each in command), "on the CPU"
+    monkeypatch.setattr(tritonserver, "cuda_pool_bytes", lambda *_: crops)
+    command, _ = server.command("k" * 32)
+    assert {f"{option}=0:{crops}", f"{option}=1:{crops}"} <= set(command)

@@ -14,6 +14,7 @@ from builders.repository.config import count_instances
 from builders.repository.layout import ARTEFACTS, Repository
 from builders.serve.endpoints import Ports
 from builders.serve.resources import (
+    cuda_pool_bytes,
     instance_shm_bytes,
     process_bytes,
     total_shm_bytes,
@@ -73,6 +74,8 @@ def test_a_stock_server_reserves_what_serve_reserves() -> None:
     served = [catalogue()[name] for name in with_steps(MAIN_MODELS)]
     reserved = instance_shm_bytes(served, "tensorrt")
     assert f"--backend-config=python,shm-default-byte-size={reserved}" in args
+    pool = cuda_pool_bytes(served, "tensorrt")
+    assert f"--cuda-memory-pool-byte-size=0:{pool}" in args
 
 
 def test_declared_weights_are_as_large_as_built_files(repository: Repository) -> None:

@@ -1,5 +1,5 @@
 {{/*
-What the chosen models need on the chosen cores, as JSON: models, reserved_bytes, shm_mib,
+What the chosen models need on the chosen cores, as JSON: models, reserved_bytes, pool_bytes, shm_mib,
 memory_mib, grace_s, metrics_port. The formula is that of builders/serve/resources.py;
 builders/deployment/figures.py explains the terms.
 */}}
@@ -17,8 +17,10 @@ builders/deployment/figures.py explains the terms.
   {{- end -}}
 {{- end -}}
 {{- $reserved := 0 -}}
+{{- $pool := 0 -}}
 {{- range $steps -}}
   {{- $reserved = max $reserved (int64 .reserved_bytes) -}}
+  {{- $pool = add $pool (int64 .pool_bytes) -}}
 {{- end -}}
 {{- $shm := 0 -}}
 {{- $memory := int64 $all.server_bytes -}}
@@ -37,5 +39,5 @@ builders/deployment/figures.py explains the terms.
   {{- $memory_mib = add $memory_mib (mul 1024 (trimSuffix "Gi" .Values.gpu.hostMemory | int64)) -}}
 {{- end -}}
 {{- $grace := add .Values.drain.delaySeconds .Values.drain.unreadySeconds .Values.drain.timeoutSeconds (int64 $all.exit_timeout_s) 5 -}}
-{{- dict "models" $models "instances" $instances "reserved_bytes" $reserved "shm_mib" $shm_mib "memory_mib" $memory_mib "grace_s" $grace "ports" $all.ports "start_s" $all.start_timeout_s "restrictions" $all.restrictions "token_restrictions" $all.token_restrictions "metrics_port" (ternary $all.ports.health $all.ports.metrics .Values.supervised) "scaling" $all.scaling | toJson -}}
+{{- dict "models" $models "instances" $instances "reserved_bytes" $reserved "pool_bytes" $pool "shm_mib" $shm_mib "memory_mib" $memory_mib "grace_s" $grace "ports" $all.ports "start_s" $all.start_timeout_s "restrictions" $all.restrictions "token_restrictions" $all.token_restrictions "metrics_port" (ternary $all.ports.health $all.ports.metrics .Values.supervised) "scaling" $all.scaling | toJson -}}
 {{- end -}}

@@ -35,6 +35,10 @@ args:
   {{- end }}
   - --disable-auto-complete-config
   - --backend-config=python,shm-default-byte-size={{ int64 $figures.reserved_bytes }}
+  {{- if int64 $figures.pool_bytes }}
+  # a pod has one GPU
+  - --cuda-memory-pool-byte-size=0:{{ int64 $figures.pool_bytes }}
+  {{- end }}
   - --exit-timeout-secs={{ .Values.drain.timeoutSeconds }}
   - --allow-http=false
   - --grpc-address=0.0.0.0
