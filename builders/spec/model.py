@@ -14,6 +14,7 @@ from typing import Any
 
 from builders.ops import Ops, V, WiringError
 from builders.ops.shape import NetworkSummary, summarise_network
+from builders.spec.execution import PlanExecution
 from builders.spec.source import Source
 from builders.spec.variants import (
     DEFAULT_VARIANT,
@@ -132,6 +133,7 @@ class Model:
             by a sensitivity report.
         assumptions: What the source leaves open and this project decided.
         batching: Batch sizes, queue delays and instance counts.
+        execution: Options of Triton's native TensorRT backend.
         tolerance: Largest allowed differences from the torch reference.
         variant: Name of the variant that this is; see `in_variant`.
         declared: The declaration, if this is another variant of it.
@@ -151,12 +153,14 @@ class Model:
     int8_exclude: tuple[str, ...] = ()
     assumptions: str = ""
     batching: Batching = field(default_factory=Batching)
+    execution: PlanExecution = field(default_factory=PlanExecution)
     tolerance: Tolerance = field(default_factory=Tolerance)
     variant: str = DEFAULT_VARIANT
     declared: Model | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         require_name(self.name, "model")
+        self.execution.check_batch_sizes(self.batching.max_batch_size)
         check_choices(self.choices, self.signs)
         require(
             bool(self.images) != bool(self.vectors) and bool(self.outputs),
@@ -262,6 +266,7 @@ class OnnxModel:
         inputs: Input tensors, without the batch dimension.
         output_tensors: Output tensors, without the batch dimension.
         batching: Batch sizes, queue delays and instance counts.
+        execution: Options of Triton's native TensorRT backend.
         tolerance: Largest allowed differences from ONNX Runtime's outputs.
         assumptions: What the source leaves open and this project decided.
         on_request: Whether the model is built only when it is named.
@@ -274,6 +279,7 @@ class OnnxModel:
     inputs: tuple[Tensor, ...]
     output_tensors: tuple[Tensor, ...]
     batching: Batching = field(default_factory=Batching)
+    execution: PlanExecution = field(default_factory=PlanExecution)
     tolerance: Tolerance = field(default_factory=Tolerance)
     assumptions: str = ""
     on_request: bool = False
@@ -281,6 +287,7 @@ class OnnxModel:
 
     def __post_init__(self) -> None:
         require_name(self.name, "model")
+        self.execution.check_batch_sizes(self.batching.max_batch_size)
         require(
             bool(self.inputs) and bool(self.output_tensors),
             f"model {self.name}: an ONNX file needs at least one input and one output",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,18 @@ from tritonclient.grpc import model_config_pb2
 from builders.build.build import BuildResult, build
 from builders.build.weights_choice import choose_weights
 from builders.repository import model_table, versions
-from builders.repository.config import COMMITTED_CORES, GPU_PROCESSES, config_text
+from builders.repository.config import (
+    COMMITTED_CORES,
+    GPU_PROCESSES,
+    config_text,
+    render_configs,
+)
 from builders.repository.layout import ROOT, Repository
 from builders.repository.render import render_for_cores, render_repository
 from builders.serve.errors import ServeError
 from builders.serve.tritonserver import TritonServer
 from builders.spec.catalogue import UnknownModelError, catalogue, models, networks
+from builders.spec.execution import PlanExecution
 from builders.spec.model import Network
 from builders.verify.reference import VerificationError
 from builders.weights import (
@@ -369,3 +376,25 @@ def test_two_processes_may_write_a_file_at_once(tmp_path: Path) -> None:
             second.write_text("second")
     assert path.read_text() == "first"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_plan_execution_is_rendered_for_the_native_backend_alone(
+    tmp_path: Path,
+) -> None:
+    execution = PlanExecution(graph_batch_sizes=(1, 8), busy_wait_events=True)
+    declared = replace(GENDER, execution=execution)
+    configs = {}
+    for path, text in render_configs(declared, Repository(tmp_path)):
+        configs[path.stem] = model_config_pb2.ModelConfig()
+        text_format.Parse(text, configs[path.stem])
+    cuda = configs["config"].optimization.cuda
+    assert cuda.graphs
+    assert cuda.busy_wait_events
+    assert not cuda.output_copy_stream
+    assert [each.batch_size for each in cuda.graph_spec] == [1, 8]
+    assert [list(each.input["crops"].dim) for each in cuda.graph_spec] == [
+        [224, 224, 3],
+        [224, 224, 3],
+    ]
+    others = {name for name, each in configs.items() if each.HasField("optimization")}
+    assert others == {"config"}, "Python models run the plan themselves elsewhere"

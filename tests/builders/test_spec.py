@@ -11,6 +11,7 @@ import pytest
 from builders.models import person_gender, person_reid_kd_r18
 from builders.spec.catalogue import UnknownModelError, models
 from builders.spec.ensemble import Ensemble, PythonModel, Step
+from builders.spec.execution import PlanExecution
 from builders.spec.model import Batching
 from builders.spec.source import Source
 from builders.tensors import Image, Output, SpecError, Tensor, Vector
@@ -60,6 +61,14 @@ WRONG: dict[str, tuple[Callable[[], object], str]] = {
     "threshold": (lambda: Output("x", 1, threshold=1.5), "inside"),
     "optimal batch": (lambda: Batching(max_batch_size=4, opt_batch_size=8), "within"),
     "instances": (lambda: Batching(cpu_instances=0), "at least one"),
+    "graphs": (
+        lambda: replace(GENDER, execution=PlanExecution(graph_batch_sizes=(1, 65))),
+        "within 1..max_batch_size",
+    ),
+    "options that end the server": (
+        lambda: PlanExecution((1,), busy_wait_events=True, output_copy_stream=True),
+        "leave one of them out",
+    ),
     "shape": (lambda: Tensor("x", "FP32", (0,)), "neither"),
     "file": (
         lambda: PythonModel("m", PREPROCESS.model_file.with_name("no.py"), (), (), {}),
