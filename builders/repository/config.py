@@ -47,16 +47,23 @@ GENERATED = "# Rendered by `python -m builders render`; edit the declaration ins
 Fields = dict[str, Any]
 
 
-def _tensorrt(model: Network, _cores: int, ensembles: Sequence[Ensemble]) -> Fields:
+def _plan(model: Network, ensembles: Sequence[Ensemble]) -> Fields:
+    """Return the fields of a plan, whichever backend runs it."""
     return {
-        "platform": "tensorrt_plan",
-        "default_model_filename": "model.plan",
         # on each GPU of the machine
         "instance_group": [{"kind": "KIND_GPU", "count": model.batching.gpu_instances}],
         "dynamic_batching": _gpu_batching(model, ensembles),
         "model_warmup": _warm_up(
             model, {1, model.batching.opt_batch_size, model.batching.max_batch_size}
         ),
+    }
+
+
+def _tensorrt(model: Network, _cores: int, ensembles: Sequence[Ensemble]) -> Fields:
+    return {
+        **_plan(model, ensembles),
+        "platform": "tensorrt_plan",
+        "default_model_filename": "model.plan",
         **_execution(model),
     }
 
@@ -115,11 +122,9 @@ def _cpu(model: Network, cores: int, ensembles: Sequence[Ensemble]) -> Fields:
     return fields
 
 
-def _rtx(model: Network, cores: int, ensembles: Sequence[Ensemble]) -> Fields:
-    fields = _tensorrt(model, cores, ensembles)
-    fields.pop("optimization", None)  # options of the native backend
-    return fields | {
-        "platform": "",
+def _rtx(model: Network, _cores: int, ensembles: Sequence[Ensemble]) -> Fields:
+    return {
+        **_plan(model, ensembles),
         "backend": "python",
         "default_model_filename": "plan_model.py",
         "parameters": {"FORCE_CPU_ONLY_INPUT_TENSORS": {"string_value": "no"}},
