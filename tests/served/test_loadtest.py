@@ -218,8 +218,7 @@ def test_shapes_change_the_number_of_users(
         *("--max-error-rate", "1", "GenderCrops"),
         seconds=12,
     )
-    # a busy machine may answer nothing in 12 s: this is about the users
-    assert code == 0 or "threshold: no request was made" in said, said
+    assert code == 0, said
     with (tmp_path / "load_stats_history.csv").open(encoding="utf-8") as file:
         users = [int(row["User Count"]) for row in csv.DictReader(file)]
     assert max(users) == 8
