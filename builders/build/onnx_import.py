@@ -162,7 +162,7 @@ def read_imported_file(model: OnnxModel, origin: Origin) -> bytes:
 
 
 def wrap_imported_file(model: OnnxModel, data: bytes) -> bytes:
-    """Return an imported file as it is served: with the normalisation of its images.
+    """Return the served form of an imported file, behind its images' normalisation.
 
     Args:
         model: Declaration of the file.

@@ -204,8 +204,8 @@ def compare_model_variants(
         list[Path],
         typer.Argument(
             metavar="CROPS...",
-            help="Images of one person each, as the model will see them, or folders of "
-            "such images. Names as in Market-1501 (0002_c1s1_...), or one folder for "
+            help="Crops of one person each, cut as for the model, or folders of such "
+            "crops. Names as in Market-1501 (0002_c1s1_...), or one folder for "
             "each person, tell who is on them.",
         ),
     ],
